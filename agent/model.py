@@ -1,0 +1,302 @@
+"""The resources of the domain (design section 3): what is desired (`spec`) and what is observed (`status`).
+
+Frozen dataclasses, no I/O. Sizes are bytes, times are seconds since the epoch. A resource is changed by making a new
+one with `dataclasses.replace` and handing it to the store, which checks `meta.version`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+NQN_PREFIX = "nqn.2026-11.storage.quarry"
+"""Prefix of every subsystem we own; nothing else is ever deleted."""
+
+POOL_PREFIX = "quarry-"
+"""Prefix of every lvstore we own: `quarry-<disk id>`."""
+
+LVOL_NAME_MAX = 63
+"""SPDK_LVOL_NAME_MAX is 64 with the terminating NUL (measured: 63 accepted, 64 answers -22)."""
+
+
+class Tier(StrEnum):
+    NVME = "nvme"
+    SSD = "ssd"
+    HDD = "hdd"
+
+
+class Provisioning(StrEnum):
+    THIN = "thin"
+    THICK = "thick"
+
+
+class Frontend(StrEnum):
+    """How a host sees a volume as a block device."""
+
+    NVME_TCP = "nvme-tcp"
+    LOOP = "loop"
+
+
+class AccessMode(StrEnum):
+    """CSI access modes by their Kubernetes short names."""
+
+    RWO = "ReadWriteOnce"
+    RWOP = "ReadWriteOncePod"
+    ROX = "ReadOnlyMany"
+    RWX = "ReadWriteMany"
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What every resource carries. `version` is the store's resource version (0: never stored)."""
+
+    name: str
+    version: int = 0
+    created_at: float = 0.0
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    status: ConditionStatus
+    reason: str = ""
+    message: str = ""
+    changed_at: float = 0.0
+
+
+# --- StorageNode -----------------------------------------------------------------------------------------------
+
+
+class TargetState(StrEnum):
+    UNKNOWN = "Unknown"
+    STARTING = "Starting"
+    """Connected; base bdevs and exports are being rebuilt."""
+    READY = "Ready"
+    UNREACHABLE = "Unreachable"
+
+
+@dataclass(frozen=True, slots=True)
+class StorageNodeSpec:
+    cordoned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StorageNodeStatus:
+    addresses: tuple[str, ...] = ()
+    host_nqn: str = ""
+    frontends: tuple[Frontend, ...] = ()
+    target_state: TargetState = TargetState.UNKNOWN
+    target_version: str = ""
+    last_heartbeat: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StorageNode:
+    meta: Meta
+    spec: StorageNodeSpec = field(default_factory=StorageNodeSpec)
+    status: StorageNodeStatus = field(default_factory=StorageNodeStatus)
+
+
+# --- Disk ------------------------------------------------------------------------------------------------------
+
+
+class DiskPhase(StrEnum):
+    AVAILABLE = "Available"
+    INELIGIBLE = "Ineligible"
+    FORMATTING = "Formatting"
+    """Cleared as blank, pool creation begun: a crash here may leave half a label that is ours to overwrite."""
+    READY = "Ready"
+    FAILED = "Failed"
+    MISSING = "Missing"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """An lvstore. `metadata_pages` bounds the number of volumes."""
+
+    uuid: str = ""
+    size_bytes: int = 0
+    free_bytes: int = 0
+    cluster_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    claimed: bool = False
+    tier_override: Tier | None = None
+    driver: str = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatus:
+    node: str = ""
+    path: str = ""
+    links: tuple[str, ...] = ()
+    serial: str = ""
+    wwid: str = ""
+    model: str = ""
+    transport: str = ""
+    rotational: bool | None = None
+    size_bytes: int = 0
+    block_bytes: int = 0
+    tier: Tier = Tier.SSD
+    eligible: bool = False
+    reasons: tuple[str, ...] = ()
+    phase: DiskPhase = DiskPhase.AVAILABLE
+    message: str = ""
+    pool: PoolStatus = field(default_factory=PoolStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    meta: Meta
+    spec: DiskSpec = field(default_factory=DiskSpec)
+    status: DiskStatus = field(default_factory=DiskStatus)
+
+    @property
+    def bdev_name(self) -> str:
+        """Name of the base bdev in the target."""
+        return f"disk-{self.meta.name}"
+
+    @property
+    def pool_name(self) -> str:
+        """Name of the lvstore on it."""
+        return POOL_PREFIX + self.meta.name
+
+
+# --- Volume ----------------------------------------------------------------------------------------------------
+
+
+class VolumePhase(StrEnum):
+    PENDING = "Pending"
+    READY = "Ready"
+    DELETING = "Deleting"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One copy of the volume's data: which disk of which node."""
+
+    name: str
+    node: str
+    disk: str
+
+
+@dataclass(frozen=True, slots=True)
+class Qos:
+    """Limits in I/O operations and bytes a second; 0 is unlimited."""
+
+    rw_iops: int = 0
+    rw_bytes_per_second: int = 0
+    read_bytes_per_second: int = 0
+    write_bytes_per_second: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """The permission for one node to reach the volume: written at ControllerPublish, the fence itself."""
+
+    node: str
+    host_nqn: str
+    access_mode: AccessMode = AccessMode.RWO
+    readonly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """`csi_name` is the name CreateVolume was called with; `meta.name` is the volume id derived from it."""
+
+    csi_name: str
+    size_bytes: int
+    tier: Tier
+    provisioning: Provisioning = Provisioning.THIN
+    replica_count: int = 1
+    placement: tuple[Replica, ...] = ()
+    frontend: Frontend = Frontend.NVME_TCP
+    qos: Qos = field(default_factory=Qos)
+    attachments: tuple[Attachment, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+    """The StorageClass parameters as given, sorted: what a repeated CreateVolume is compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a host connects: NVMe/TCP address, port and subsystem NQN."""
+
+    nqn: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    name: str
+    ready: bool = False
+    lvol_uuid: str = ""
+    """UUID of the lvol, which is also the namespace's UUID and so the host's /dev/disk/by-id/nvme-uuid.<uuid>."""
+    endpoint: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStatus:
+    phase: VolumePhase = VolumePhase.PENDING
+    size_bytes: int = 0
+    """Real size: the requested one rounded up to the pool's clusters."""
+    replicas: tuple[ReplicaStatus, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    meta: Meta
+    spec: VolumeSpec
+    status: VolumeStatus = field(default_factory=VolumeStatus)
+
+    @property
+    def nqn(self) -> str:
+        """NQN of the subsystem that exports the volume."""
+        return f"{NQN_PREFIX}:vol:{self.meta.name}"
+
+
+# --- Snapshot --------------------------------------------------------------------------------------------------
+
+
+class SnapshotPhase(StrEnum):
+    PENDING = "Pending"
+    READY = "Ready"
+    DELETING = "Deleting"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSpec:
+    csi_name: str
+    volume: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStatus:
+    phase: SnapshotPhase = SnapshotPhase.PENDING
+    size_bytes: int = 0
+    created_at: float = 0.0
+    lvols: tuple[tuple[str, str], ...] = ()
+    """(replica name, lvol uuid) pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    meta: Meta
+    spec: SnapshotSpec
+    status: SnapshotStatus = field(default_factory=SnapshotStatus)
+
+
+Resource = StorageNode | Disk | Volume | Snapshot

@@ -1,0 +1,1 @@
+"""Everything that knows SPDK: the JSON-RPC client, typed calls, supervision, and the embedded target."""
