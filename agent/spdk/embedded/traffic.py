@@ -1,0 +1,177 @@
+"""What passes through a bdev: rate limits, I/O counters and the latency histogram."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+import time
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+TICK_RATE = 1_000_000_000
+"""Ticks per second of every "ticks" value the target reports: nanoseconds."""
+
+MIB = 1024 * 1024
+
+
+class IoKind(Enum):
+    READ = "read"
+    WRITE = "write"
+    UNMAP = "unmap"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """QoS of one bdev, 0 is unlimited; names and units of `bdev_set_qos_limit`."""
+
+    rw_ios_per_sec: int = 0
+    rw_mbytes_per_sec: int = 0
+    r_mbytes_per_sec: int = 0
+    w_mbytes_per_sec: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    @property
+    def any(self) -> bool:
+        return bool(self.rw_ios_per_sec or self.rw_mbytes_per_sec or self.r_mbytes_per_sec or self.w_mbytes_per_sec)
+
+
+class Bucket:
+    """A token bucket that may go into debt: a request waits until the debt of those before it is paid."""
+
+    BURST_S = 0.01
+
+    def __init__(self, rate_per_s: float) -> None:
+        self._rate = rate_per_s
+        self._paid_until = 0.0
+
+    def delay_s(self, amount: float, now: float) -> float:
+        """Take `amount` tokens; returns how long to wait before going on."""
+        start = max(self._paid_until, now - self.BURST_S)
+        self._paid_until = start + amount / self._rate
+        return max(0.0, start - now)
+
+
+@dataclass(slots=True)
+class Counter:
+    """Operations of one kind. Latencies are in ticks."""
+
+    bytes: int = 0
+    ops: int = 0
+    ticks: int = 0
+    max_ticks: int = 0
+    min_ticks: int = 0
+
+    def count(self, length: int, ticks: int) -> None:
+        self.bytes += length
+        self.ops += 1
+        self.ticks += ticks
+        self.max_ticks = max(self.max_ticks, ticks)
+        self.min_ticks = min(self.min_ticks, ticks) if self.min_ticks else ticks
+
+
+class Histogram:
+    """SPDK's latency histogram (include/spdk/histogram_data.h): 58 ranges of 128 buckets, by the leading bit."""
+
+    GRANULARITY = 7
+    BUCKETS_PER_RANGE = 1 << GRANULARITY
+    RANGES = 64 - GRANULARITY + 1
+
+    def __init__(self) -> None:
+        self.counts = [0] * (self.BUCKETS_PER_RANGE * self.RANGES)
+
+    def tally(self, ticks: int) -> None:
+        zeroes = 64 - max(ticks, 1).bit_length()
+        top = 64 - self.GRANULARITY - 1
+        bucket_range = 0 if zeroes > top else top - zeroes + 1
+        shift = bucket_range - 1 if bucket_range > 0 else 0
+        index = (ticks >> shift) & (self.BUCKETS_PER_RANGE - 1)
+        self.counts[(bucket_range << self.GRANULARITY) + index] += 1
+
+    def encoded(self) -> str:
+        """As `bdev_get_histogram` gives it: base64 of little-endian 64-bit counts."""
+        return base64.b64encode(struct.pack(f"<{len(self.counts)}Q", *self.counts)).decode("ascii")
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Limits and counters of one bdev."""
+
+    limits: RateLimits = field(default_factory=RateLimits)
+    limited: bool = False
+    read: Counter = field(default_factory=Counter)
+    write: Counter = field(default_factory=Counter)
+    unmap: Counter = field(default_factory=Counter)
+    io_errors: int = 0
+    histogram: Histogram | None = None
+    _buckets: tuple[tuple[frozenset[IoKind], Bucket, bool], ...] = ()
+
+    def limit(self, limits: RateLimits) -> None:
+        """Enforce `limits` from the next operation on."""
+        both, reads, writes = (
+            frozenset({IoKind.READ, IoKind.WRITE}),
+            frozenset({IoKind.READ}),
+            frozenset({IoKind.WRITE}),
+        )
+        wanted = (
+            (both, limits.rw_ios_per_sec, False),
+            (both, limits.rw_mbytes_per_sec * MIB, True),
+            (reads, limits.r_mbytes_per_sec * MIB, True),
+            (writes, limits.w_mbytes_per_sec * MIB, True),
+        )
+        self._buckets = tuple((kinds, Bucket(rate), by_bytes) for kinds, rate, by_bytes in wanted if rate)
+        self.limits, self.limited = limits, limits.any
+
+    async def admit(self, kind: IoKind, length: int) -> None:
+        """Wait until an operation of this kind and length may start."""
+        now = time.monotonic()
+        delays = [
+            bucket.delay_s(length if by_bytes else 1, now) for kinds, bucket, by_bytes in self._buckets if kind in kinds
+        ]
+        delay = max(delays, default=0.0)
+        if delay > 0:
+            await asyncio.sleep(delay)
+
+    def begin(self) -> int:
+        return time.monotonic_ns()
+
+    def end(self, kind: IoKind, length: int, started: int) -> None:
+        ticks = time.monotonic_ns() - started
+        if self.histogram is not None:
+            self.histogram.tally(ticks)
+        if kind is IoKind.READ:
+            self.read.count(length, ticks)
+        elif kind is IoKind.WRITE:
+            self.write.count(length, ticks)
+        elif kind is IoKind.UNMAP:
+            self.unmap.count(length, ticks)
+
+    def fail(self) -> None:
+        self.io_errors += 1
+
+    def reset(self, *, extremes_only: bool = False) -> None:
+        """Start counting again (`bdev_reset_iostat`); `extremes_only` clears only the longest and shortest latency."""
+        if extremes_only:
+            for counter in (self.read, self.write, self.unmap):
+                counter.max_ticks = counter.min_ticks = 0
+            return
+        self.read, self.write, self.unmap = Counter(), Counter(), Counter()
+        self.io_errors = 0
+
+    def iostat(self) -> dict[str, Any]:
+        """The counters under the names of `bdev_get_iostat`."""
+        result: dict[str, Any] = {}
+        counters = {"read": self.read, "write": self.write, "unmap": self.unmap, "copy": Counter()}
+        done = {"read": "read", "write": "written", "unmap": "unmapped", "copy": "copied"}
+        for name, counter in counters.items():
+            result[f"bytes_{done[name]}"] = counter.bytes
+            result[f"num_{name}_ops"] = counter.ops
+        for name, counter in counters.items():
+            result[f"{name}_latency_ticks"] = counter.ticks
+            result[f"max_{name}_latency_ticks"] = counter.max_ticks
+            result[f"min_{name}_latency_ticks"] = counter.min_ticks
+        return result
