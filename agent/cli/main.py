@@ -1,0 +1,44 @@
+"""The command tree of `quarry`. Also runs as `python -m agent.cli.main`."""
+
+from __future__ import annotations
+
+import platform
+
+import click
+
+from agent import __version__
+from agent.cli.demo.command import demo
+from agent.cli.output import ReportingGroup, output_option, print_json
+from agent.cli.probe import probe
+from agent.cli.standalone import standalone
+from agent.cli.target import target
+
+
+@click.group(cls=ReportingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="quarry", message="%(prog)s %(version)s")
+def quarry() -> None:
+    """Turn raw disks into volumes: an agent that drives SPDK and serves CSI."""
+
+
+@quarry.command(short_help="Print the version.")
+@output_option
+def version(output: str) -> None:
+    """Print the version of quarry and of the Python it runs on."""
+    facts = {"quarry": __version__, "python": platform.python_version(), "system": platform.platform()}
+    if output == "json":
+        print_json(facts)
+    else:
+        click.echo("\n".join(f"{name:<7} {value}" for name, value in facts.items()))
+
+
+for command in (standalone, target, probe, demo):
+    quarry.add_command(command)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    quarry.main(prog_name="quarry")
+
+
+if __name__ == "__main__":
+    main()

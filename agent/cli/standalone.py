@@ -1,0 +1,74 @@
+"""`quarry standalone`: runs controller and node in one process on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.output import configure_logs, log_options
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command(short_help="Run controller and node on this machine.")
+@click.option("--config", type=_PATH, metavar="FILE", help="YAML settings; flags win over the file.")
+@click.option("--state-dir", type=_PATH, metavar="DIR", help="Folder of the database and of the embedded target.")
+@click.option("--csi-endpoint", metavar="unix:///PATH", help="Where the CSI services are offered.")
+@click.option(
+    "--spdk-socket",
+    type=_PATH,
+    metavar="PATH",
+    help="JSON-RPC socket of a running SPDK target; without it the embedded target is started.",
+)
+@click.option(
+    "--file-disk",
+    "file_disks",
+    multiple=True,
+    metavar="PATH:SIZE:TIER",
+    help="A regular file as a disk, like /srv/d0:20GiB:nvme (tiers: nvme, ssd, hdd); created sparse when missing. "
+    "Repeatable.",
+)
+@click.option("--node-name", metavar="NAME", help="Name of this node [default: the host name].")
+@click.option("--nvmf-address", metavar="ADDR", help="Address volumes are exported on [default: 127.0.0.1].")
+@click.option("--nvmf-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of the same [default: 4420].")
+@click.option(
+    "--mount-root",
+    "mount_roots",
+    type=_PATH,
+    multiple=True,
+    metavar="DIR",
+    help="Folder under which CSI may mount [default: /var/lib/kubelet and STATE_DIR/csi]. Repeatable.",
+)
+@log_options(None)
+def standalone(log_level: str | None, log_format: str | None, config: Path | None, **flags: Any) -> None:
+    """Run the whole of Quarry on this machine: CSI controller and node over one SPDK target.
+
+    Its database is a file in the state folder. Ends on SIGTERM or Ctrl-C, leaving volumes and their exports in place
+    when the target is not ours.
+    """
+    configure_logs(log_level, log_format)
+    import asyncio
+
+    from agent.config import load_settings
+    from agent.daemon import Standalone
+
+    settings = load_settings(config, **overrides(flags))
+    configure_logs(log_level or settings.log.level, log_format or settings.log.format)
+    asyncio.run(Standalone(settings).run_until_signal())
+
+
+def overrides(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, in the form of settings: paths absolute, disks parsed. Raises InvalidArgument."""
+    from agent.config import FileDisk
+
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    for name in ("state_dir", "spdk_socket"):
+        if name in given:
+            given[name] = given[name].absolute()
+    if "mount_roots" in given:
+        given["mount_roots"] = tuple(root.absolute() for root in given["mount_roots"])
+    if "file_disks" in given:
+        given["file_disks"] = tuple(FileDisk.parse(text) for text in given["file_disks"])
+    return given

@@ -1,0 +1,38 @@
+"""`quarry target`: runs the embedded target in the foreground."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.cli.output import configure_logs, log_options
+
+
+@click.command(short_help="Run the embedded target, a stand-in for spdk_tgt.")
+@click.option("--rpc-socket", type=click.Path(path_type=Path), required=True, help="UNIX socket for JSON-RPC.")
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder that keeps the state across restarts; created when missing.",
+)
+@click.option(
+    "--nvmf-address", metavar="ADDR", default=None, help="The only address NVMe/TCP may listen on [default: any]."
+)
+@log_options("info")
+def target(
+    rpc_socket: Path, state_dir: Path, nvmf_address: str | None, log_level: str | None, log_format: str | None
+) -> None:
+    """Run the embedded target: a stand-in for spdk_tgt for development, demos and tests.
+
+    Speaks SPDK's JSON-RPC on a UNIX socket and NVMe/TCP on the network, with regular files as disks. Data written to
+    it is real and survives restarts, but its speed is not a goal: use spdk_tgt for anything else.
+    Ends on SIGTERM or Ctrl-C.
+    """
+    configure_logs(log_level, log_format)
+    import asyncio
+
+    from agent.spdk.embedded.main import run_target
+
+    asyncio.run(run_target(rpc_socket.absolute(), state_dir.absolute(), nvmf_address))
