@@ -1,0 +1,402 @@
+"""The settings of the agent: every default with its unit and reason, validated once, frozen afterwards.
+
+They come from a YAML file (`--config`) and from the command line, which wins. `docs/configuration.md` is generated
+from this model (a test keeps them equal).
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from agent.errors import InvalidArgument, shorten
+from agent.model import Tier
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+_SIZE = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([KMGTP]?)(iB|B|)", re.ASCII)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_SIZE_REMEDY = "write a number with a unit, like 20GiB, 512MiB or 1TB"
+_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
+_UNIX_PATH_MAX = 107
+"""sun_path of unix(7) is 108 bytes with the terminating NUL."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size like `20GiB` (powers of 1024), `20GB` (powers of 1000), `4096` or `4096B`.
+
+    Raises InvalidArgument for anything else, for a fraction of a byte, and beyond 2^63 - 1.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or (match[2] and not match[3]):
+        raise InvalidArgument("size", f"{shorten(text)!r} is not a size", _SIZE_REMEDY)
+    number, power, suffix = match[1], _POWERS[match[2]], match[3]
+    whole, _, fraction = number.partition(".")
+    unit = (1024 if suffix == "iB" else 1000) ** power
+    size: int
+    size, rest = divmod(int(whole + fraction) * unit, 10 ** len(fraction))
+    if rest:
+        raise InvalidArgument("size", f"{shorten(text)!r} is not a whole number of bytes", _SIZE_REMEDY)
+    if size >= 1 << 63:
+        raise InvalidArgument("size", f"{shorten(text)!r} is beyond 2^63 - 1 bytes", "choose a smaller size")
+    return size
+
+
+# --- field types -----------------------------------------------------------------------------------------------
+
+
+def _size(value: object) -> object:
+    return _reworded(parse_size, value) if isinstance(value, str) else value
+
+
+def _absolute(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("contains a NUL character")
+    return path.expanduser().absolute()
+
+
+def _node_name(name: str) -> str:
+    if not _NODE_NAME.fullmatch(name):
+        raise ValueError(f"{shorten(name)!r} is not 1 to 128 letters, digits, '.', '_' or '-' between alphanumerics")
+    return name
+
+
+def _endpoint(endpoint: str) -> str:
+    path = endpoint.removeprefix("unix://")
+    if path == endpoint or not path.startswith("/"):
+        raise ValueError(f"{shorten(endpoint)!r} is not unix:// followed by an absolute path")
+    if len(path.encode()) > _UNIX_PATH_MAX:
+        raise ValueError(f"the socket path has {len(path.encode())} bytes, a UNIX socket has at most {_UNIX_PATH_MAX}")
+    return endpoint
+
+
+def _ip_address(address: str) -> str:
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        raise ValueError(f"{shorten(address)!r} is not an IPv4 or IPv6 address") from None
+
+
+def _reworded(parse: Any, value: str) -> Any:
+    """`parse(value)` for pydantic, which collects ValueError and adds the field's place."""
+    try:
+        return parse(value)
+    except InvalidArgument as error:
+        raise ValueError(f"{error.problem}; {error.remedy}") from error
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Size = Annotated[int, Strict(), BeforeValidator(_size)]
+Count = Annotated[int, Strict()]
+Seconds = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+# --- sections --------------------------------------------------------------------------------------------------
+
+
+class FileDisk(_Section):
+    """A regular file used as a disk. In YAML either the text `PATH:SIZE:TIER` or these keys."""
+
+    path: AbsolutePath = Field(description="The file; created sparse when missing, never shrunk.")
+    size_bytes: Size = Field(
+        ge=64 * MIB,
+        multiple_of=4096,
+        validation_alias=AliasChoices("size", "size_bytes"),
+        description="Size of the disk, like `20GiB`; a multiple of 4 KiB, at least 64 MiB so that a pool fits.",
+    )
+    tier: Tier = Field(description="The tier it serves: `nvme`, `ssd` or `hdd`.")
+
+    @classmethod
+    def parse(cls, text: str) -> FileDisk:
+        """A file disk from `PATH:SIZE:TIER`; the path may contain colons. Raises InvalidArgument."""
+        return _validated(cls, _split_file_disk(text), "file_disk")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return _reworded(_split_file_disk, value) if isinstance(value, str) else value
+
+
+def _split_file_disk(text: str) -> dict[str, str]:
+    parts = text.rsplit(":", 2)
+    if len(parts) != 3 or not all(parts):
+        remedy = "write PATH:SIZE:TIER, like /var/lib/quarry/disk0.img:20GiB:ssd"
+        raise InvalidArgument("file_disk", f"{shorten(text)!r} has not three parts", remedy)
+    return {"path": parts[0], "size": parts[1], "tier": parts[2]}
+
+
+class PoolSettings(_Section):
+    """How a claimed disk becomes a pool (an SPDK lvstore). Fixed when the pool is created."""
+
+    cluster_bytes: Size = Field(
+        default=MIB,
+        ge=128 * KIB,
+        le=GIB,
+        description="Bytes per cluster, the unit of allocation. 1 MiB wastes little on small volumes and clones, "
+        "and keeps the allocation map of a 4 TiB disk at 512 KiB. A power of two.",
+    )
+    metadata_pages_ratio: Count = Field(
+        default=300,
+        ge=1,
+        le=10_000,
+        description="Metadata pages per hundred clusters (SPDK `num_md_pages_per_cluster_ratio`). Metadata pages bound "
+        "the number of volumes; SPDK's own default of 100 refused the 500th volume of a 20 GiB pool of 4 MiB clusters.",
+    )
+    overprovision_ratio: Annotated[float, Strict()] = Field(
+        default=10.0,
+        ge=1,
+        le=1000,
+        allow_inf_nan=False,
+        description="How many times its real size a pool may promise to thin volumes. Most volumes stay mostly "
+        "empty; 1 promises only what is there.",
+    )
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> Self:
+        if self.cluster_bytes & (self.cluster_bytes - 1):
+            raise ValueError(f"cluster_bytes: {self.cluster_bytes} is not a power of two")
+        return self
+
+
+class RpcSettings(_Section):
+    """The JSON-RPC connection to the SPDK target."""
+
+    call_timeout_s: Seconds = Field(
+        default=10.0,
+        description="Seconds until a call without an answer fails. Calls take milliseconds; creating a pool on a "
+        "large disk takes seconds.",
+    )
+    reconnect_min_s: Seconds = Field(
+        default=0.05, description="Seconds before the first attempt to reconnect: a restarting target is back soon."
+    )
+    reconnect_max_s: Seconds = Field(
+        default=2.0,
+        description="Longest pause between attempts, in seconds: bounds how late a returned target is seen.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.reconnect_min_s > self.reconnect_max_s:
+            raise ValueError("reconnect_min_s is above reconnect_max_s")
+        return self
+
+
+class ReconcileSettings(_Section):
+    """The loop that makes the target match what is desired."""
+
+    audit_interval_s: Seconds = Field(
+        default=60.0,
+        description="Seconds between full comparisons of the target with what we believe it holds. Changes are acted "
+        "on at once; the audit only finds what somebody else changed.",
+    )
+    retry_min_s: Seconds = Field(default=0.1, description="Seconds before the first retry of a failed step.")
+    retry_max_s: Seconds = Field(
+        default=10.0, description="Longest pause between retries, in seconds; the pause doubles up to here."
+    )
+    parallel: Count = Field(
+        default=64,
+        ge=1,
+        le=1024,
+        description="Volumes worked on at the same time. The target polls its socket every 4 ms, so throughput comes "
+        "from calls in flight; beyond 64 it gains little.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.retry_min_s > self.retry_max_s:
+            raise ValueError("retry_min_s is above retry_max_s")
+        return self
+
+
+class LogSettings(_Section):
+    """What the agent says on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severity shown. `info` tells each change to a volume, not each call."
+    )
+    format: Literal["text", "json"] = Field(
+        default="text", description="`text` for people, `json` (one object a line) for log collectors."
+    )
+
+
+# --- the whole -------------------------------------------------------------------------------------------------
+
+
+class Settings(_Section):
+    """Everything `quarry standalone` can be told. Relative paths are taken from the working directory."""
+
+    node_name: Annotated[str, AfterValidator(_node_name)] = Field(
+        default_factory=socket.gethostname,
+        description="Name of this node, unique in its cluster and never reused; the default is the host name. "
+        "Disks, attachments and the host NQN refer to it.",
+    )
+    state_dir: AbsolutePath = Field(
+        default=Path("/var/lib/quarry"),
+        description="Folder of the database, sockets and embedded target; has to survive restarts.",
+    )
+    csi_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
+        default_factory=lambda data: f"unix://{data['state_dir']}/csi.sock" if "state_dir" in data else "",
+        description="Where CSI is served: `unix://` and an absolute path of at most 107 bytes. "
+        "The default is `csi.sock` in `state_dir`.",
+    )
+    spdk_socket: AbsolutePath | None = Field(
+        default=None,
+        description="JSON-RPC socket of a running SPDK target. Without it the embedded target (development only) is "
+        "started as a child process.",
+    )
+    nvmf_address: Annotated[str, AfterValidator(_ip_address)] = Field(
+        default="127.0.0.1",
+        description="Address where volumes are exported over NVMe/TCP. The default reaches this machine only, since "
+        "NVMe/TCP itself encrypts nothing.",
+    )
+    nvmf_port: Count = Field(
+        default=4420, ge=1, le=65535, description="TCP port of the exports; 4420 is the one assigned to NVMe by IANA."
+    )
+    file_disks: tuple[FileDisk, ...] = Field(
+        default=(), description="Regular files used as disks, each `PATH:SIZE:TIER`, like `/srv/d0.img:20GiB:ssd`."
+    )
+    mount_roots: tuple[AbsolutePath, ...] = Field(
+        default_factory=lambda data: (
+            Path("/var/lib/kubelet"),
+            *([data["state_dir"] / "csi"] if "state_dir" in data else []),
+        ),
+        min_length=1,
+        description="Folders below which volumes may be staged and mounted; paths outside are refused. "
+        "The default is kubelet's folder and `csi` in `state_dir`.",
+    )
+    pool: PoolSettings = Field(default_factory=PoolSettings, description="How disks become pools.")
+    rpc: RpcSettings = Field(default_factory=RpcSettings, description="The connection to the SPDK target.")
+    reconcile: ReconcileSettings = Field(
+        default_factory=ReconcileSettings, description="The loop that closes differences."
+    )
+    log: LogSettings = Field(default_factory=LogSettings, description="Log output.")
+
+    @model_validator(mode="after")
+    def _distinct_disks(self) -> Self:
+        paths = [disk.path for disk in self.file_disks]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ValueError(f"file_disks: {path} is named twice")
+        return self
+
+
+def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from `file` (YAML), with `overrides` (the command line) on top, key by key also inside sections.
+
+    Overrides that are None or empty count as not given. Raises InvalidArgument naming the field and the remedy.
+    """
+    document = _read_yaml(file) if file is not None else {}
+    given = {key: value for key, value in overrides.items() if value is not None and value != ()}
+    return _validated(Settings, _merged(document, given), "")
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        former = result.get(key)
+        nested = isinstance(value, Mapping) and isinstance(former, Mapping)
+        result[key] = _merged(former, value) if nested and isinstance(former, Mapping) else value
+    return result
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, which plain PyYAML would answer with the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {shorten(key.value)!r} appears twice", key.start_mark
+                )
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        document = yaml.load(file.read_bytes(), Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+    except OSError as error:
+        raise InvalidArgument("config", f"cannot read {file}: {error.strerror}", "give a readable YAML file") from error
+    except yaml.YAMLError as error:
+        raise InvalidArgument("config", f"{file} is not YAML: {error}", "see docs/configuration.md") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise InvalidArgument("config", f"{file} is not a mapping of settings", "see docs/configuration.md")
+    return document
+
+
+# --- errors for people -----------------------------------------------------------------------------------------
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _validated(model: type[_Model], document: Mapping[str, Any], field: str) -> _Model:
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise _explained(model, error.errors(), field) from error
+
+
+def _explained(model: type[BaseModel], details: list[ErrorDetails], field: str) -> InvalidArgument:
+    """The first problem, with the places of the others."""
+    first = details[0]
+    place = ".".join(str(part) for part in first["loc"]) or field or "settings"
+    problem = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        problem = "unknown key"
+    elif "input" in first and isinstance(first["input"], str | int | float) and first["type"] != "value_error":
+        problem += f", not {shorten(repr(first['input']))}"
+    others = sorted({".".join(str(part) for part in detail["loc"]) for detail in details[1:]} - {place, ""})
+    if others:
+        problem += f" (also wrong: {', '.join(others[:10])})"
+    return InvalidArgument(place, problem, _remedy(model, first))
+
+
+def _remedy(model: type[BaseModel], detail: ErrorDetails) -> str:
+    """What would be right: the known keys for an unknown one, else the field's description."""
+    section, description = model, ""
+    names = [part for part in detail["loc"] if isinstance(part, str)]
+    for name in names:
+        found = next((f for key, f in section.model_fields.items() if name in (key, _alias(f.validation_alias))), None)
+        if found is None:
+            known = sorted(section.model_fields)
+            close = difflib.get_close_matches(name, known, 1)
+            return f"did you mean {close[0]}?" if close else f"known keys here: {', '.join(known)}"
+        description = found.description or ""
+        inner = found.annotation
+        if name == "file_disks":
+            inner = FileDisk
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            section = inner
+    return description.rstrip(".") or "see docs/configuration.md"
+
+
+def _alias(alias: object) -> str | None:
+    """The first of a field's names in the file, where it differs from the field's own."""
+    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else None
