@@ -261,11 +261,6 @@ class Volume:
     spec: VolumeSpec
     status: VolumeStatus = field(default_factory=VolumeStatus)
 
-    @property
-    def nqn(self) -> str:
-        """NQN of the subsystem that exports the volume."""
-        return f"{NQN_PREFIX}:vol:{self.meta.name}"
-
 
 # --- Snapshot --------------------------------------------------------------------------------------------------
 

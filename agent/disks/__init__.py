@@ -1,0 +1,1 @@
+"""Disks of this machine: what they are, whether something is on them."""

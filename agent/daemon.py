@@ -1,0 +1,205 @@
+"""The composition root: builds the parts for a role, starts them in order, stops them in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from agent.config import Settings
+from agent.csi.server import CsiServer, build_server
+from agent.disks import files
+from agent.errors import FailedPrecondition
+from agent.model import Disk, DiskPhase, Frontend, Meta, StorageNode, StorageNodeStatus, TargetState
+from agent.spdk import bdev
+from agent.spdk.client import Client
+from agent.spdk.supervision import EmbeddedTarget
+from agent.store.local import LocalStore, open_local
+from agent.volumes.bringup import TargetKeeper
+from agent.volumes.frontends import LoopFrontend, NvmeTcpFrontend
+from agent.volumes.guard import VolumeGuard
+from agent.volumes.node import NodeVolumes
+from agent.volumes.placement import Ledger
+from agent.volumes.plan import Listener
+from agent.volumes.pools import Pools
+from agent.volumes.reconcile import Reconciler
+from agent.volumes.service import VolumeService
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 10.0
+"""How long calls in flight may take to end at shutdown."""
+
+
+class Standalone:
+    """Node and controller of one machine in one process, over the local store.
+
+    `async with Standalone(settings) as node:` starts and stops it; `wait_ready` waits for the target.
+    """
+
+    rpc: Client
+    volumes: VolumeService
+    keeper: TargetKeeper
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._closers = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything; returns when CSI answers, which may be before the target is ready.
+
+        Raises FailedPrecondition when another agent runs on the state folder, InvalidArgument for disks that cannot be.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        settings = self.settings
+        _make_private(settings.state_dir)
+        self._closers.callback(os.close, _lock(settings.state_dir / "agent.lock"))
+        store = await open_local(settings.state_dir / "quarry.db")
+        self._closers.push_async_callback(store.close)
+        node = await self._register_node(store)
+        await self._register_disks(store)
+        self.rpc = Client(
+            await self._target_socket(),
+            call_timeout_s=settings.rpc.call_timeout_s,
+            reconnect_min_s=settings.rpc.reconnect_min_s,
+            reconnect_max_s=settings.rpc.reconnect_max_s,
+        )
+        self._closers.push_async_callback(self.rpc.close)
+        ledger, guard = Ledger(settings.pool.overprovision_ratio), VolumeGuard()
+        listener = Listener(settings.nvmf_address, settings.nvmf_port)
+        reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener)
+        pools = Pools(self.rpc, store, ledger, settings.node_name, settings.pool)
+        self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
+        self.volumes = VolumeService(store, ledger, reconciler, guard, lambda: self.keeper.state, self._local_file)
+        self._closers.push_async_callback(self.volumes.drain)
+        self._closers.push_async_callback(self.keeper.stop)
+        await self.keeper.start()
+        await self.rpc.start()
+        server = self._csi_server(node)
+        self._closers.push_async_callback(server.stop, STOP_GRACE_S)
+        await server.start()
+        log.info("serving CSI on %s for node %s", settings.csi_endpoint, settings.node_name)
+
+    async def stop(self) -> None:
+        """Stop serving, let operations end, close everything. Volumes in use stay mounted."""
+        await self._closers.aclose()
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Return when the target serves every volume. Raises Unavailable after `timeout_s`."""
+        await self.keeper.wait_ready(timeout_s)
+
+    async def run_until_signal(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(each, stopping.set)
+        async with self:
+            await stopping.wait()
+            log.info("stopping")
+
+    def _csi_server(self, node: StorageNode) -> CsiServer:
+        settings = self.settings
+        frontends = {
+            Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
+            Frontend.LOOP: LoopFrontend(self.volumes.local_path),
+        }
+        node_volumes = NodeVolumes(settings.node_name, settings.mount_roots, frontends, settings.state_dir / "node")
+        return build_server(settings.csi_endpoint, self.volumes, node_volumes, settings.node_name)
+
+    async def _target_socket(self) -> Path:
+        """The socket of the target: the given one, or that of an embedded target started here."""
+        settings = self.settings
+        if settings.spdk_socket is not None:
+            return settings.spdk_socket
+        socket = settings.state_dir / "target.sock"
+        target = EmbeddedTarget(socket, settings.state_dir / "target", settings.nvmf_address)
+        self._closers.push_async_callback(target.stop)
+        await target.start()
+        return socket
+
+    async def _local_file(self, name: str) -> Path | None:
+        found = await bdev.get(self.rpc, name)
+        return Path(found.embedded_file) if found and found.embedded_file else None
+
+    async def _register_node(self, store: LocalStore) -> StorageNode:
+        """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
+        settings = self.settings
+        known = await store.get(StorageNode, settings.node_name)
+        host_nqn = known.status.host_nqn if known else f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
+        status = StorageNodeStatus(
+            addresses=(settings.nvmf_address,),
+            host_nqn=host_nqn,
+            frontends=(Frontend.NVME_TCP, Frontend.LOOP),
+            target_state=TargetState.UNKNOWN,
+            last_heartbeat=time.time(),
+        )
+        if known is None:
+            return await store.create(StorageNode(Meta(settings.node_name, created_at=time.time()), status=status))
+        return await store.update(replace(known, status=status))
+
+    async def _register_disks(self, store: LocalStore) -> None:
+        """A Disk for every file disk. One no longer configured stays known, as missing: volumes may be on it."""
+        settings = self.settings
+        configured = set[str]()
+        for file_disk in settings.file_disks:
+            disk = await asyncio.to_thread(files.prepare, file_disk, settings.node_name)
+            configured.add(disk.meta.name)
+            known = await store.get(Disk, disk.meta.name)
+            if known is None:
+                await store.create(replace(disk, meta=replace(disk.meta, created_at=time.time())))
+                continue
+            # What was learned of the pool stays, as does the mark of a creation that was begun.
+            kept = known.status.phase is DiskPhase.FORMATTING
+            phase = DiskPhase.FORMATTING if kept else DiskPhase.AVAILABLE
+            status = replace(disk.status, phase=phase, pool=known.status.pool)
+            await store.update(replace(known, spec=disk.spec, status=status))
+        for known in await store.list(Disk):
+            if known.meta.name not in configured and known.status.node == settings.node_name:
+                log.warning("disk %s (%s) is no longer configured", known.meta.name, known.status.path)
+                status = replace(known.status, phase=DiskPhase.MISSING, message="not configured")
+                await store.update(replace(known, spec=replace(known.spec, claimed=False), status=status))
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"state folder {folder} cannot be made: {error.strerror}; check --state-dir"
+        ) from error
+
+
+def _lock(path: Path) -> int:
+    """Hold `path` locked as long as this process lives. Raises FailedPrecondition when another holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise FailedPrecondition(f"another agent runs on {path.parent}; stop it or give another --state-dir") from None
+    return descriptor

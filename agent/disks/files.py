@@ -1,0 +1,115 @@
+"""Regular files as disks: made sparse when missing, and proven blank before a pool is put on them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from agent.config import FileDisk
+from agent.errors import FailedPrecondition, InvalidArgument
+from agent.model import Disk, DiskSpec, DiskStatus, Meta
+
+BLOCK_BYTES = 4096
+"""Logical block size of file disks: that of every file system they lie on, and of direct I/O."""
+
+MIN_BYTES = 64 * 1024 * 1024
+SCAN_BYTES = 1024 * 1024
+
+
+def disk_id(path: Path) -> str:
+    """Identity of a file disk: a file has no serial number, its real path is what stays."""
+    return "file-" + hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+
+
+def prepare(disk: FileDisk, node: str) -> Disk:
+    """The Disk of a file, which is created sparse when it is missing. An existing file is never changed.
+
+    Raises InvalidArgument for anything but a regular file, and for sizes that make no pool.
+    """
+    if disk.size_bytes < MIN_BYTES:
+        raise InvalidArgument(
+            "file-disk", f"{disk.path} of {disk.size_bytes} bytes is too small", "give at least 64MiB"
+        )
+    size = _create_or_measure(disk)
+    if size < MIN_BYTES:
+        raise InvalidArgument(
+            "file-disk", f"{disk.path} exists and has only {size} bytes", "remove it or name another file"
+        )
+    return Disk(
+        meta=Meta(disk_id(disk.path)),
+        spec=DiskSpec(claimed=True, tier_override=disk.tier),
+        status=DiskStatus(
+            node=node,
+            path=str(disk.path.resolve()),
+            model="regular file",
+            transport="file",
+            size_bytes=size,
+            block_bytes=BLOCK_BYTES,
+            tier=disk.tier,
+            eligible=True,
+        ),
+    )
+
+
+def require_blank(path: Path) -> None:
+    """Raise FailedPrecondition unless nothing was ever written to the file, or only zeroes at both ends.
+
+    Called immediately before a pool is created: it is the last look before data would be destroyed.
+    """
+    with path.open("rb") as file:
+        if _has_no_data(file.fileno()):
+            return
+        size = os.fstat(file.fileno()).st_size
+        for offset in (0, max(0, size - SCAN_BYTES)):
+            file.seek(offset)
+            data = file.read(SCAN_BYTES)
+            if data.count(0) != len(data):
+                raise FailedPrecondition(
+                    f"{path} already carries data and is not a pool of ours; it is left alone. "
+                    "Name another file, or remove this one if it is not needed"
+                )
+
+
+def _create_or_measure(disk: FileDisk) -> int:
+    try:
+        descriptor = os.open(disk.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return _measure(disk.path)
+    except OSError as error:
+        raise InvalidArgument(
+            "file-disk", f"{disk.path} cannot be created: {error.strerror}", "check the path"
+        ) from error
+    try:
+        os.ftruncate(descriptor, disk.size_bytes)
+        os.fsync(descriptor)
+    except OSError as error:
+        disk.path.unlink(missing_ok=True)
+        raise InvalidArgument(
+            "file-disk", f"{disk.path} cannot be {disk.size_bytes} bytes large: {error.strerror}", "give a smaller size"
+        ) from error
+    finally:
+        os.close(descriptor)
+    return disk.size_bytes
+
+
+def _measure(path: Path) -> int:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise InvalidArgument(
+            "file-disk", f"{path} is not a regular file", "name a regular file or one that is missing"
+        )
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise InvalidArgument("file-disk", f"{path} cannot be read and written", "check its permissions")
+    return found.st_size
+
+
+def _has_no_data(descriptor: int) -> bool:
+    """Whether the file is one hole."""
+    try:
+        os.lseek(descriptor, 0, os.SEEK_DATA)
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False

@@ -1,0 +1,227 @@
+"""From a fresh connection to a target that serves everything it should, and keeping it so.
+
+The target forgets transports, base bdevs and exports when it restarts. `TargetKeeper` notices (the connection was
+lost or the process is another one), rebuilds all of it in pipelined batches, base bdevs first, says how long it
+took, and from then on audits at intervals and retries the volumes that failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from agent.config import Settings
+from agent.errors import Busy, Conflict, QuarryError, TransportClosed, Unavailable
+from agent.model import TargetState, Volume
+from agent.spdk import app, nvmf
+from agent.spdk.client import Client
+from agent.store.interface import Store
+from agent.volumes.guard import VolumeGuard
+from agent.volumes.names import volume_nqn
+from agent.volumes.observed import Observed, read_all
+from agent.volumes.placement import Ledger
+from agent.volumes.pools import Pools
+from agent.volumes.reconcile import Reconciler
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One bring-up: how many volumes were settled, how many could not be, and how long it took."""
+
+    volumes: int
+    failed: int
+    seconds: float
+
+
+class TargetKeeper:
+    """Owns the connection's life: `state` is what Probe reports."""
+
+    def __init__(
+        self,
+        client: Client,
+        store: Store,
+        settings: Settings,
+        pools: Pools,
+        ledger: Ledger,
+        reconciler: Reconciler,
+        guard: VolumeGuard,
+    ) -> None:
+        self._client = client
+        self._store = store
+        self._settings = settings
+        self._pools = pools
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._guard = guard
+        self._changed = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._failed: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+        self.state = TargetState.UNKNOWN
+        self.version = ""
+        self.last_recovery: Recovery | None = None
+
+    async def start(self) -> None:
+        """Count what is stored against the pools, then follow the connection in the background."""
+        for volume in await self._store.list(Volume):
+            for replica in volume.spec.placement:
+                self._ledger.reserve(volume.meta.name, replica.disk, volume.spec.size_bytes, volume.spec.provisioning)
+        self._client.on_change(self._on_change)
+        self._changed.set()
+        self._task = asyncio.create_task(self._run(), name="target-keeper")
+
+    async def stop(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Return when the target serves every volume. Raises Unavailable after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
+        except TimeoutError:
+            raise Unavailable(f"the target is {self.state} after {timeout_s:g} s") from None
+
+    def _on_change(self, connected: bool) -> None:
+        if not connected:
+            self.state = TargetState.UNREACHABLE
+            self._ready.clear()
+            self._reconciler.reset(None)
+        self._changed.set()
+
+    async def _run(self) -> None:
+        delay = self._settings.reconcile.retry_min_s
+        while True:
+            self._changed.clear()
+            if not self._client.connected:
+                await self._changed.wait()
+                continue
+            try:
+                if self.state is not TargetState.READY:
+                    await self._bring_up()
+                    delay = self._settings.reconcile.retry_min_s
+                await self._watch_over()
+            except TransportClosed:
+                continue  # the listener has reset everything; the loop waits for the next connection
+            except QuarryError as error:
+                log.error("the target is not serving yet: %s; trying again in %.1f s", error, delay)
+                await self._wait_for_change(delay)
+                delay = min(delay * 2, self._settings.reconcile.retry_max_s)
+            except Exception:  # the outermost loop: an error of ours must not stop the healing
+                log.exception("bring-up failed; trying again in %.1f s", delay)
+                await self._wait_for_change(delay)
+                delay = min(delay * 2, self._settings.reconcile.retry_max_s)
+
+    async def _wait_for_change(self, timeout_s: float) -> bool:
+        """Whether the connection changed within `timeout_s`."""
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _bring_up(self) -> None:
+        started = time.monotonic()
+        self.state = TargetState.STARTING
+        rpc = self._client
+        await app.wait_init(rpc)
+        self.version = (await app.version(rpc)).text
+        if await nvmf.get_transport(rpc, "TCP") is None:
+            await nvmf.create_transport(rpc, "TCP")
+        disks = await self._pools.ensure_all()
+        observed = await read_all(rpc, [disk.pool_name for disk in disks])
+        self._reconciler.reset(observed)
+        volumes = await self._store.list(Volume)
+        await self._drop_foreign_exports(observed, volumes)
+        failed = await self._settle_all(each.meta.name for each in volumes)
+        if self.state is not TargetState.STARTING:
+            raise TransportClosed("the connection was lost while the target was being rebuilt")
+        self.state = TargetState.READY
+        self._ready.set()
+        seconds = time.monotonic() - started
+        self.last_recovery = Recovery(len(volumes), len(failed), seconds)
+        self._failed = failed
+        self._report_orphans(observed, volumes)
+        log.info(
+            "target ready: %d disks, %d volumes in %.3f s, %d failed", len(disks), len(volumes), seconds, len(failed)
+        )
+
+    async def _watch_over(self) -> None:
+        """Retry what failed, with growing pauses, and audit at intervals, until the connection changes."""
+        audit_at = time.monotonic() + self._settings.reconcile.audit_interval_s
+        delay = self._settings.reconcile.retry_min_s
+        while True:
+            until_audit = max(0.0, audit_at - time.monotonic())
+            if await self._wait_for_change(min(delay, until_audit) if self._failed else until_audit):
+                return
+            if self._failed:
+                self._failed = await self._settle_all(tuple(self._failed))
+                delay = min(delay * 2, self._settings.reconcile.retry_max_s) if self._failed else delay
+            if time.monotonic() >= audit_at:
+                await self.audit()
+                audit_at = time.monotonic() + self._settings.reconcile.audit_interval_s
+
+    async def audit(self) -> list[str]:
+        """Compare the cache with the target and settle every volume that differs. Returns their ids."""
+        observed = self._reconciler.observed
+        if observed is None:
+            return []
+        disks = await self._pools.refresh()
+        actual = await read_all(self._client, [disk.pool_name for disk in disks])
+        names = {each.meta.name for each in await self._store.list(Volume)}
+        different = [name for name in names if actual.get(name) != observed.get(name)]
+        for name in different:
+            # The listing is older than calls made meanwhile: each is read again under its guard before it is judged.
+            observed.mark_unknown(name)
+        self._failed |= await self._settle_all(different)
+        return different
+
+    async def _settle_all(self, names: Iterable[str]) -> set[str]:
+        """Settle volumes, `reconcile.parallel` at a time; returns those that could not be."""
+        slots = asyncio.Semaphore(self._settings.reconcile.parallel)
+        failed: set[str] = set()
+
+        async def settle_one(name: str) -> None:
+            async with slots:
+                try:
+                    async with self._guard.hold(name, wait_s=self._settings.rpc.call_timeout_s):
+                        volume = await self._store.get(Volume, name)
+                        if volume is not None:
+                            await self._reconciler.settle(volume)
+                except (Busy, Conflict) as error:
+                    failed.add(name)
+                    log.info("volume %s is in use by another operation: %s", name, error)
+                except QuarryError as error:
+                    failed.add(name)
+                    log.warning("volume %s could not be settled: %s", name, error)
+
+        async with asyncio.TaskGroup() as group:
+            for name in names:
+                group.create_task(settle_one(name))
+        return failed
+
+    async def _drop_foreign_exports(self, observed: Observed, volumes: list[Volume]) -> None:
+        """Subsystems with our prefix that no volume asks for hold no data: they are removed."""
+        known = {each.meta.name for each in volumes}
+        for name in observed.volumes():
+            seen = observed.get(name)
+            if name in known or seen.subsystem is None:
+                continue
+            log.warning("removing subsystem %s: no volume asks for it", volume_nqn(name))
+            await nvmf.delete_subsystem(self._client, volume_nqn(name))
+
+    @staticmethod
+    def _report_orphans(observed: Observed, volumes: list[Volume]) -> None:
+        """Lvols in our pools that the store does not know may be somebody's data: they are named, never deleted."""
+        known = {each.meta.name for each in volumes}
+        orphans = sorted(name for name in observed.volumes() if name not in known and observed.get(name).lvol)
+        if orphans:
+            log.error(
+                "%d lvols belong to no known volume and are left alone: %s", len(orphans), ", ".join(orphans[:20])
+            )

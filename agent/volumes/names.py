@@ -1,0 +1,41 @@
+"""Names: from what the orchestrator calls a volume to what the target, the store and the host call it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from agent.model import NQN_PREFIX
+
+_VOLUME_ID = re.compile(r"vol-[0-9a-f]{32}")
+_VOLUME_NQN_PREFIX = f"{NQN_PREFIX}:vol:"
+
+
+def volume_id(csi_name: str) -> str:
+    """The id of the volume that CreateVolume calls `csi_name`.
+
+    Names reach 128 characters of any kind, lvol names 63: mapped, never copied. The same name always gives the same
+    id, so a repeated CreateVolume finds the volume of the first one whatever happened in between.
+    """
+    return "vol-" + hashlib.sha256(csi_name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def is_volume_id(text: str) -> bool:
+    """Whether `text` can be one of our volume ids."""
+    return _VOLUME_ID.fullmatch(text) is not None
+
+
+def volume_nqn(volume: str) -> str:
+    """NQN of the subsystem that exports `volume`."""
+    return _VOLUME_NQN_PREFIX + volume
+
+
+def volume_of_nqn(nqn: str) -> str | None:
+    """The volume a subsystem NQN exports, or None when the subsystem is not one of ours."""
+    name = nqn.removeprefix(_VOLUME_NQN_PREFIX)
+    return name if name != nqn and is_volume_id(name) else None
+
+
+def serial_number(volume: str) -> str:
+    """NVMe serial number of the volume's controller: at most 20 printable ASCII characters (NVM Express Base, SN)."""
+    return "Q" + volume.removeprefix("vol-")[:19].upper()

@@ -1,0 +1,95 @@
+"""What the target has of our volumes: read in full once per connection, kept up to date by our own actions.
+
+Nothing here costs more as volumes grow, except `read_all`, which runs once per connection and at audits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from agent.model import Qos
+from agent.spdk import bdev, lvol, nvmf
+from agent.spdk.client import Rpc
+from agent.volumes.names import is_volume_id, volume_of_nqn
+from agent.volumes.plan import NOTHING, DesiredReplica, Listener, LvolSeen, ObservedReplica, SubsystemSeen
+
+MIB = 1024 * 1024
+
+
+class Observed:
+    """Observed replicas by volume id. A volume that is not in it has nothing on the target.
+
+    While calls for a volume are under way its state is unknown, and stays so if their outcome is never learned.
+    """
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, ObservedReplica] = {}
+        self._unknown: set[str] = set()
+
+    def get(self, volume: str) -> ObservedReplica:
+        return self._replicas.get(volume, NOTHING)
+
+    def is_known(self, volume: str) -> bool:
+        return volume not in self._unknown
+
+    def mark_unknown(self, volume: str) -> None:
+        self._unknown.add(volume)
+
+    def set(self, volume: str, replica: ObservedReplica) -> None:
+        self._unknown.discard(volume)
+        if replica == NOTHING:
+            self._replicas.pop(volume, None)
+        else:
+            self._replicas[volume] = replica
+
+    def volumes(self) -> list[str]:
+        return list(self._replicas)
+
+
+async def read_one(rpc: Rpc, desired: DesiredReplica) -> ObservedReplica:
+    """What the target has of one volume now: two calls, sent together, whatever the number of volumes."""
+    device, subsystem = await asyncio.gather(bdev.get(rpc, desired.bdev), nvmf.get_subsystem(rpc, desired.nqn))
+    return ObservedReplica(
+        lvol=LvolSeen(device.uuid, device.size_bytes, _qos(device)) if device else None,
+        subsystem=_subsystem(subsystem) if subsystem else None,
+    )
+
+
+async def read_all(rpc: Rpc, pools: Iterable[str]) -> Observed:
+    """Everything of ours on the target: all subsystems, and the bdevs of all lvols (for their size and limits).
+
+    `bdev_lvol_get_lvols` does not tell sizes, `bdev_get_bdevs` does: both listings are one call each.
+    """
+    wanted = frozenset(pools)
+    devices, subsystems = await asyncio.gather(bdev.list_all(rpc), nvmf.list_subsystems(rpc))
+    lvols: dict[str, LvolSeen] = {}
+    for device in devices:
+        for alias in device.aliases:
+            pool, _, name = alias.partition("/")
+            if pool in wanted and is_volume_id(name):
+                lvols[name] = LvolSeen(device.uuid, device.size_bytes, _qos(device))
+    exports = {volume: _subsystem(each) for each in subsystems if (volume := volume_of_nqn(each.nqn))}
+    observed = Observed()
+    for volume in lvols.keys() | exports.keys():
+        observed.set(volume, ObservedReplica(lvols.get(volume), exports.get(volume)))
+    return observed
+
+
+async def pool_free_bytes(rpc: Rpc, pool: str) -> int | None:
+    """Free bytes of the lvstore `pool`, None when it does not exist."""
+    found = await lvol.get_lvstore(rpc, pool)
+    return found.free_clusters * found.cluster_bytes if found else None
+
+
+def _subsystem(info: nvmf.SubsystemInfo) -> SubsystemSeen:
+    return SubsystemSeen(
+        hosts=frozenset(info.hosts),
+        listeners=frozenset(Listener(each.address, each.port) for each in info.listeners),
+        namespace=info.namespaces[0].uuid if info.namespaces else "",
+    )
+
+
+def _qos(device: bdev.BdevInfo) -> Qos:
+    limits = device.qos
+    return Qos(limits.rw_iops, limits.rw_mbps * MIB, limits.read_mbps * MIB, limits.write_mbps * MIB)

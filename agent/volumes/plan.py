@@ -1,0 +1,191 @@
+"""The pure plan: what has to be called on this node's target so that it agrees with what is desired of one volume.
+
+No I/O and no clock. `plan(desired, observed)` returns rounds; the actions of a round are independent of each other
+and go out together, the rounds follow each other. Nothing to do is an empty tuple.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from agent.model import Qos
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An NVMe/TCP transport address."""
+
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredReplica:
+    """What one replica of a volume should look like in the target. `size_bytes` is a multiple of the cluster size."""
+
+    volume: str
+    pool: str
+    nqn: str
+    serial: str
+    present: bool
+    size_bytes: int
+    thin: bool
+    hosts: frozenset[str]
+    listener: Listener
+    qos: Qos = field(default_factory=Qos)
+
+    @property
+    def bdev(self) -> str:
+        """Alias of the lvol's bdev: `<lvstore>/<lvol>`."""
+        return f"{self.pool}/{self.volume}"
+
+
+@dataclass(frozen=True, slots=True)
+class LvolSeen:
+    uuid: str
+    size_bytes: int
+    qos: Qos = field(default_factory=Qos)
+
+
+@dataclass(frozen=True, slots=True)
+class SubsystemSeen:
+    hosts: frozenset[str] = frozenset()
+    listeners: frozenset[Listener] = frozenset()
+    namespace: str = ""
+    """UUID of the bdev behind namespace 1, empty when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedReplica:
+    """What the target has of a volume. Both None: nothing."""
+
+    lvol: LvolSeen | None = None
+    subsystem: SubsystemSeen | None = None
+
+
+NOTHING = ObservedReplica()
+
+
+@dataclass(frozen=True, slots=True)
+class CreateLvol:
+    pool: str
+    name: str
+    size_bytes: int
+    thin: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeLvol:
+    bdev: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteLvol:
+    bdev: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetQos:
+    bdev: str
+    qos: Qos
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSubsystem:
+    nqn: str
+    serial: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteSubsystem:
+    nqn: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddNamespace:
+    nqn: str
+    bdev: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveNamespace:
+    nqn: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddListener:
+    nqn: str
+    listener: Listener
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveListener:
+    nqn: str
+    listener: Listener
+
+
+@dataclass(frozen=True, slots=True)
+class AddHost:
+    nqn: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveHost:
+    nqn: str
+    host: str
+
+
+LvolAction = CreateLvol | ResizeLvol | DeleteLvol | SetQos
+SubsystemAction = (
+    CreateSubsystem
+    | DeleteSubsystem
+    | AddNamespace
+    | RemoveNamespace
+    | AddListener
+    | RemoveListener
+    | AddHost
+    | RemoveHost
+)
+Action = LvolAction | SubsystemAction
+Round = tuple[Action, ...]
+
+
+def plan(desired: DesiredReplica, observed: ObservedReplica) -> tuple[Round, ...]:
+    """The rounds that take `observed` to `desired`."""
+    rounds = _build(desired, observed) if desired.present else _tear_down(desired, observed)
+    return tuple(tuple(actions) for actions in rounds if actions)
+
+
+def _tear_down(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Action]]:
+    # The subsystem first: once it is gone no host can be writing to the lvol that is deleted next.
+    exports: list[Action] = [DeleteSubsystem(desired.nqn)] if observed.subsystem else []
+    data: list[Action] = [DeleteLvol(desired.bdev)] if observed.lvol else []
+    return [exports, data]
+
+
+def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Action]]:
+    lvol, subsystem = observed.lvol, observed.subsystem or SubsystemSeen()
+    first: list[Action] = []
+    second: list[Action] = []
+    if lvol is None:
+        first.append(CreateLvol(desired.pool, desired.volume, desired.size_bytes, desired.thin))
+    elif lvol.size_bytes < desired.size_bytes:
+        first.append(ResizeLvol(desired.bdev, desired.size_bytes))
+    if desired.qos != (lvol.qos if lvol else Qos()):
+        second.append(SetQos(desired.bdev, desired.qos))
+    if observed.subsystem is None:
+        first.append(CreateSubsystem(desired.nqn, desired.serial))
+    # Whatever closes a door goes before whatever opens one.
+    first += [RemoveHost(desired.nqn, host) for host in sorted(subsystem.hosts - desired.hosts)]
+    stale = subsystem.listeners - {desired.listener}
+    first += [RemoveListener(desired.nqn, each) for each in sorted(stale, key=lambda each: (each.address, each.port))]
+    if subsystem.namespace and lvol is not None and subsystem.namespace != lvol.uuid:
+        first.append(RemoveNamespace(desired.nqn))
+    if not subsystem.namespace or lvol is None or subsystem.namespace != lvol.uuid:
+        second.append(AddNamespace(desired.nqn, desired.bdev))
+    if desired.listener not in subsystem.listeners:
+        second.append(AddListener(desired.nqn, desired.listener))
+    second += [AddHost(desired.nqn, host) for host in sorted(desired.hosts - subsystem.hosts)]
+    return [first, second]

@@ -1,0 +1,182 @@
+"""Closing the difference between desired and observed on one node's target, one volume at a time.
+
+`settle` is the one way a volume changes on the target: the service calls it in the request, the loop calls it for
+every volume after a (re)connection and for those that failed. The caller holds the volume's guard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from agent.errors import ResourceExhausted, RpcError, TransportClosed, Unavailable
+from agent.model import POOL_PREFIX, Endpoint, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
+from agent.spdk.client import Rpc
+from agent.store.interface import Store
+from agent.volumes import actions
+from agent.volumes.names import serial_number, volume_nqn
+from agent.volumes.observed import Observed, read_one
+from agent.volumes.placement import Ledger
+from agent.volumes.plan import Action, CreateLvol, DesiredReplica, Listener, ResizeLvol, Round, plan
+
+ATTEMPTS = 5
+"""How often a volume is re-read and re-planned in one call before the target's refusal is passed on."""
+
+RETRY_DELAY_S = 0.02
+"""First pause before re-planning after a refusal that the state does not explain (-11 while a change settles)."""
+
+
+class Reconciler:
+    """Settles volumes against the target that `connection` describes.
+
+    `observed` is replaced as a whole at each new connection; until it is filled, `settle` waits for it up to
+    `ready_timeout_s`, then raises Unavailable.
+    """
+
+    def __init__(self, rpc: Rpc, store: Store, ledger: Ledger, node: str, listener: Listener) -> None:
+        self._rpc = rpc
+        self._store = store
+        self._ledger = ledger
+        self.node = node
+        self._listener = listener
+        self._observed: Observed | None = None
+        self._filled = asyncio.Event()
+        self.ready_timeout_s = 5.0
+
+    @property
+    def observed(self) -> Observed | None:
+        return self._observed
+
+    def reset(self, observed: Observed | None) -> None:
+        """Take `observed` as the truth about the target; None: nothing is known (connection lost)."""
+        self._observed = observed
+        if observed is None:
+            self._filled.clear()
+        else:
+            self._filled.set()
+
+    def desired(self, volume: Volume) -> DesiredReplica | None:
+        """What this node's replica should look like, None when no replica is here."""
+        here = next((each for each in volume.spec.placement if each.node == self.node), None)
+        if here is None:
+            return None
+        pool = self._ledger.pool(here.disk)
+        return DesiredReplica(
+            volume=volume.meta.name,
+            pool=POOL_PREFIX + here.disk,
+            nqn=volume_nqn(volume.meta.name),
+            serial=serial_number(volume.meta.name),
+            present=not volume.meta.deleting,
+            size_bytes=pool.round_up(volume.spec.size_bytes) if pool else volume.spec.size_bytes,
+            thin=volume.spec.provisioning is Provisioning.THIN,
+            hosts=frozenset(each.host_nqn for each in volume.spec.attachments),
+            listener=self._listener,
+            qos=volume.spec.qos,
+        )
+
+    async def settle(self, volume: Volume) -> Volume | None:
+        """Make the target agree with `volume` and record it; None when the volume was deleted and is gone.
+
+        Raises ResourceExhausted when the pool refuses, Unavailable when the target is away, RpcError otherwise.
+        """
+        desired = self.desired(volume)
+        if desired is None:
+            return volume
+        await self._converge(desired)
+        if volume.meta.deleting:
+            await self._store.delete(Volume, volume.meta.name)
+            self._ledger.release(volume.meta.name)
+            return None
+        status = self._status(volume, desired)
+        if status == volume.status:
+            return volume
+        return await self._store.update(replace(volume, status=status))
+
+    async def refresh(self, desired: DesiredReplica) -> None:
+        """Read one volume's state back from the target."""
+        observed = await self._ready()
+        observed.set(desired.volume, await read_one(self._rpc, desired))
+
+    async def _converge(self, desired: DesiredReplica) -> None:
+        refused: Action | None = None
+        for attempt in range(ATTEMPTS):
+            observed = await self._ready()
+            if not observed.is_known(desired.volume):
+                await self.refresh(desired)
+            rounds = plan(desired, observed.get(desired.volume))
+            failure = await self._apply(observed, desired, rounds)
+            if failure is None:
+                return
+            action, error = failure
+            # The code and text of a refusal differ per method: the state tells what really happened.
+            await self.refresh(desired)
+            if action == refused and attempt > 0:
+                await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
+            refused = action
+            if attempt == ATTEMPTS - 1 or isinstance(action, CreateLvol | ResizeLvol):
+                await self._give_up(desired, action, error)
+
+    async def _give_up(self, desired: DesiredReplica, action: Action, error: RpcError) -> None:
+        observed = await self._ready()
+        if not any(action in each for each in plan(desired, observed.get(desired.volume))):
+            return  # somebody else (an earlier life of this agent) had done it
+        if isinstance(action, CreateLvol | ResizeLvol):
+            raise ResourceExhausted(
+                f"pool {desired.pool} refused {desired.size_bytes} bytes: {error.message}"
+            ) from error
+        raise error
+
+    async def _apply(
+        self, observed: Observed, desired: DesiredReplica, rounds: tuple[Round, ...]
+    ) -> tuple[Action, RpcError] | None:
+        """Run the rounds; the first refusal ends them and is returned, everything that succeeded is recorded."""
+        for actions_of_round in rounds:
+            observed.mark_unknown(desired.volume)
+            results = await asyncio.gather(
+                *(actions.run(self._rpc, action) for action in actions_of_round), return_exceptions=True
+            )
+            for result in results:
+                if isinstance(result, BaseException) and not isinstance(result, RpcError):
+                    raise _no_answer(desired, result)
+            seen = observed.get(desired.volume)
+            for action, result in zip(actions_of_round, results, strict=True):
+                if isinstance(result, str):
+                    seen = actions.applied(seen, action, result)
+            observed.set(desired.volume, seen)
+            for action, result in zip(actions_of_round, results, strict=True):
+                if isinstance(result, RpcError):
+                    return action, result
+        return None
+
+    async def _ready(self) -> Observed:
+        if self._observed is None:
+            try:
+                await asyncio.wait_for(self._filled.wait(), self.ready_timeout_s)
+            except TimeoutError:
+                raise Unavailable("the target is not ready; repeat the call") from None
+        if self._observed is None:
+            raise Unavailable("the target went away; repeat the call")
+        return self._observed
+
+    def _status(self, volume: Volume, desired: DesiredReplica) -> VolumeStatus:
+        seen = self._observed.get(volume.meta.name) if self._observed else None
+        lvol = seen.lvol if seen else None
+        if lvol is None:
+            return volume.status
+        replica = ReplicaStatus(
+            name=next(each.name for each in volume.spec.placement if each.node == self.node),
+            ready=True,
+            lvol_uuid=lvol.uuid,
+            endpoint=Endpoint(volume_nqn(volume.meta.name), desired.listener.address, desired.listener.port),
+        )
+        return replace(
+            volume.status, phase=VolumePhase.READY, size_bytes=lvol.size_bytes, replicas=(replica,), message=""
+        )
+
+
+def _no_answer(desired: DesiredReplica, error: BaseException) -> BaseException:
+    if isinstance(error, TransportClosed):
+        gone = Unavailable(f"the target went away while volume {desired.volume} was being changed; repeat the call")
+        gone.__cause__ = error
+        return gone
+    return error

@@ -1,0 +1,330 @@
+"""The volumes of this machine as callers see them: create, publish, unpublish, expand, delete.
+
+Every operation writes what is desired to the store first and then settles it, so that it can be repeated and can die
+anywhere. Once begun, an operation runs to its end even if its caller goes away: nothing is left half known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, OutOfRange, ResourceExhausted
+from agent.model import (
+    AccessMode,
+    Attachment,
+    Frontend,
+    Meta,
+    Provisioning,
+    Qos,
+    Replica,
+    StorageNode,
+    TargetState,
+    Tier,
+    Volume,
+    VolumeSpec,
+)
+from agent.store.interface import Store
+from agent.volumes.guard import VolumeGuard
+from agent.volumes.names import is_volume_id, volume_id
+from agent.volumes.placement import Ledger, Pool, Request, choose
+from agent.volumes.reconcile import Reconciler
+
+T = TypeVar("T")
+
+_SHARED = frozenset({AccessMode.ROX, AccessMode.RWX})
+
+
+@dataclass(frozen=True)
+class CreateVolume:
+    """What CreateVolume asks for. `limit_bytes` 0: no limit; `node` None: any node that has room."""
+
+    name: str
+    required_bytes: int
+    tier: Tier
+    limit_bytes: int = 0
+    provisioning: Provisioning = Provisioning.THIN
+    replica_count: int = 1
+    frontend: Frontend = Frontend.NVME_TCP
+    qos: Qos = field(default_factory=Qos)
+    parameters: tuple[tuple[str, str], ...] = ()
+    node: str | None = None
+
+
+class VolumeService:
+    """Volume operations; raises only what agent.errors defines. One operation per volume at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        reconciler: Reconciler,
+        guard: VolumeGuard,
+        target_state: Callable[[], TargetState],
+        local_file: Callable[[str], Awaitable[Path | None]],
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._guard = guard
+        self._target_state = target_state
+        self._local_file = local_file
+        self._operations: set[asyncio.Task[Any]] = set()
+
+    # --- queries ---------------------------------------------------------------------------------------------
+
+    def health(self) -> TargetState:
+        """State of this node's target."""
+        return self._target_state()
+
+    async def get(self, volume_id: str) -> Volume:
+        """The volume, also one that is being deleted. Raises NotFound."""
+        volume = await self._find(volume_id)
+        if volume is None:
+            raise NotFound("volume", volume_id)
+        return volume
+
+    async def list(self) -> list[Volume]:
+        """All volumes by id."""
+        return sorted(await self._store.list(Volume), key=lambda volume: volume.meta.name)
+
+    async def capacity(self, tier: Tier | None = None, provisioning: Provisioning = Provisioning.THIN) -> int:
+        """Bytes of the largest volume that could be created now."""
+        return self._ledger.capacity(tier, provisioning)
+
+    async def local_path(self, volume_id: str) -> Path | None:
+        """The file behind the volume on the embedded target, None on a real one."""
+        volume = await self.get(volume_id)
+        desired = self._reconciler.desired(volume)
+        return await self._local_file(desired.bdev) if desired else None
+
+    # --- operations ------------------------------------------------------------------------------------------
+
+    async def create(self, request: CreateVolume) -> Volume:
+        """Create a volume, or return the one that an earlier call with the same name and parameters created.
+
+        Raises AlreadyExists when the name belongs to a different volume, ResourceExhausted when there is no room
+        now, OutOfRange when there never can be.
+        """
+        name = volume_id(request.name)
+        return await self._uninterrupted(name, lambda: self._create(name, request))
+
+    async def delete(self, volume_id: str) -> None:
+        """Delete a volume; absent is fine. Raises FailedPrecondition while it is published."""
+        if is_volume_id(volume_id):
+            await self._uninterrupted(volume_id, lambda: self._delete(volume_id))
+
+    async def publish(self, volume_id: str, node: str, *, access_mode: AccessMode, readonly: bool) -> Volume:
+        """Open the volume to one node.
+
+        Raises NotFound for an unknown volume or node, FailedPrecondition while another node has it (unless the
+        access mode shares), AlreadyExists when it is published to the node in another way.
+        """
+        attachment = (node, access_mode, readonly)
+        return await self._uninterrupted(volume_id, lambda: self._publish(volume_id, *attachment))
+
+    async def unpublish(self, volume_id: str, node: str | None) -> None:
+        """Close the volume to `node` (None: to all); connections are cut. Absent is fine."""
+        if is_volume_id(volume_id):
+            await self._uninterrupted(volume_id, lambda: self._unpublish(volume_id, node))
+
+    async def expand(self, volume_id: str, required_bytes: int, limit_bytes: int = 0) -> Volume:
+        """Grow a volume to at least `required_bytes`, online. Never shrinks."""
+        return await self._uninterrupted(volume_id, lambda: self._expand(volume_id, required_bytes, limit_bytes))
+
+    async def drain(self) -> None:
+        """Wait for the operations in flight; called at shutdown."""
+        await asyncio.gather(*self._operations, return_exceptions=True)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _uninterrupted(self, volume: str, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `operation` holding the volume's guard, to its end even when the caller is cancelled."""
+
+        async def guarded() -> T:
+            async with self._guard.hold(volume):
+                return await operation()
+
+        task = asyncio.create_task(guarded())
+        self._operations.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._operations.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved here in case the caller went away
+
+    async def _find(self, volume: str) -> Volume | None:
+        return await self._store.get(Volume, volume) if is_volume_id(volume) else None
+
+    async def _existing(self, volume_id: str) -> Volume:
+        volume = await self.get(volume_id)
+        if volume.meta.deleting:
+            raise NotFound("volume", volume_id)
+        return volume
+
+    async def _settle(self, volume: Volume) -> Volume:
+        settled = await self._reconciler.settle(volume)
+        if settled is None:
+            raise NotFound("volume", volume.meta.name)
+        return settled
+
+    async def _create(self, name: str, request: CreateVolume) -> Volume:
+        existing = await self._store.get(Volume, name)
+        if existing is not None and existing.meta.deleting:
+            await self._reconciler.settle(existing)
+            existing = None
+        if existing is not None:
+            _require_same(existing, request)
+            return await self._settle(existing)
+        refused: set[str] = set()
+        while True:
+            volume = await self._record(name, request, frozenset(refused))
+            try:
+                return await self._settle(volume)
+            except ResourceExhausted:
+                # The pool itself said no: leave nothing behind, then try the next one.
+                refused.add(volume.spec.placement[0].disk)
+                await self._abandon(volume)
+                if not self._roomy(request, frozenset(refused)):
+                    raise
+
+    async def _record(self, name: str, request: CreateVolume, avoid: frozenset[str]) -> Volume:
+        """Choose a disk, count the volume on it and write it down."""
+        pool, size_bytes = self._choose(request, avoid)
+        self._ledger.reserve(name, pool.disk, size_bytes, request.provisioning)
+        volume = Volume(
+            meta=Meta(name, created_at=time.time()),
+            spec=VolumeSpec(
+                csi_name=request.name,
+                size_bytes=size_bytes,
+                tier=request.tier,
+                provisioning=request.provisioning,
+                replica_count=request.replica_count,
+                placement=(Replica("r0", pool.node, pool.disk),),
+                frontend=request.frontend,
+                qos=request.qos,
+                parameters=request.parameters,
+            ),
+        )
+        try:
+            return await self._store.create(volume)
+        except BaseException:
+            self._ledger.release(name)
+            raise
+
+    def _choose(self, request: CreateVolume, avoid: frozenset[str]) -> tuple[Pool, int]:
+        return choose(
+            self._ledger,
+            Request(
+                size_bytes=request.required_bytes,
+                limit_bytes=request.limit_bytes,
+                tier=request.tier,
+                provisioning=request.provisioning,
+                node=request.node,
+                avoid=avoid,
+            ),
+        )
+
+    def _roomy(self, request: CreateVolume, avoid: frozenset[str]) -> bool:
+        try:
+            self._choose(request, avoid)
+        except ResourceExhausted:
+            return False
+        return True
+
+    async def _abandon(self, volume: Volume) -> None:
+        current = await self._store.get(Volume, volume.meta.name)
+        if current is not None:
+            await self._reconciler.settle(await self._mark_deleting(current))
+
+    async def _mark_deleting(self, volume: Volume) -> Volume:
+        if volume.meta.deleting:
+            return volume
+        return await self._store.update(replace(volume, meta=replace(volume.meta, deleting=True)))
+
+    async def _delete(self, name: str) -> None:
+        volume = await self._find(name)
+        if volume is None:
+            return
+        if volume.spec.attachments and not volume.meta.deleting:
+            nodes = ", ".join(each.node for each in volume.spec.attachments)
+            raise FailedPrecondition(f"volume {name} is published to {nodes}; unpublish it first")
+        await self._reconciler.settle(await self._mark_deleting(volume))
+
+    async def _publish(self, name: str, node: str, access_mode: AccessMode, readonly: bool) -> Volume:
+        volume = await self._existing(name)
+        target = await self._store.get(StorageNode, node)
+        if target is None:
+            raise NotFound("node", node)
+        wanted = Attachment(node, target.status.host_nqn, access_mode, readonly)
+        present = next((each for each in volume.spec.attachments if each.node == node), None)
+        if present is not None and present != wanted:
+            how = f"{present.access_mode}, {'read-only' if present.readonly else 'read-write'}"
+            raise AlreadyExists("attachment", f"{name} to {node}", f"as {how}; unpublish it first")
+        if present is None:
+            others = [each.node for each in volume.spec.attachments]
+            if others and not all(each.access_mode in _SHARED for each in (*volume.spec.attachments, wanted)):
+                raise FailedPrecondition(f"volume {name} is published to {', '.join(others)}; unpublish it there first")
+            spec = replace(volume.spec, attachments=(*volume.spec.attachments, wanted))
+            volume = await self._store.update(replace(volume, spec=spec))
+        return await self._settle(volume)
+
+    async def _unpublish(self, name: str, node: str | None) -> None:
+        volume = await self._find(name)
+        if volume is None:
+            return
+        kept = tuple(each for each in volume.spec.attachments if node is not None and each.node != node)
+        if kept != volume.spec.attachments:
+            volume = await self._store.update(replace(volume, spec=replace(volume.spec, attachments=kept)))
+        await self._reconciler.settle(volume)
+
+    async def _expand(self, name: str, required_bytes: int, limit_bytes: int) -> Volume:
+        volume = await self._existing(name)
+        disk = volume.spec.placement[0].disk
+        pool = self._ledger.pool(disk)
+        if pool is None:
+            raise FailedPrecondition(f"disk {disk} of volume {name} is not ready; see `quarry disks` for the reason")
+        size_bytes = pool.round_up(required_bytes)
+        if limit_bytes and size_bytes > limit_bytes and volume.spec.size_bytes < required_bytes:
+            raise OutOfRange(
+                f"limit_bytes: {limit_bytes} leaves no room to round {required_bytes} up to whole clusters of "
+                f"{pool.cluster_bytes} bytes; raise the limit"
+            )
+        if size_bytes <= volume.spec.size_bytes:
+            return await self._settle(volume)
+        if not self._ledger.can_grow(name, size_bytes):
+            raise OutOfRange(f"required_bytes: disk {disk} has no room to grow volume {name} to {required_bytes} bytes")
+        return await self._grow(volume, disk, size_bytes)
+
+    async def _grow(self, volume: Volume, disk: str, size_bytes: int) -> Volume:
+        before = volume.spec.size_bytes
+        self._ledger.reserve(volume.meta.name, disk, size_bytes, volume.spec.provisioning)
+        try:
+            wanted = await self._store.update(replace(volume, spec=replace(volume.spec, size_bytes=size_bytes)))
+        except Conflict:
+            self._ledger.reserve(volume.meta.name, disk, before, volume.spec.provisioning)
+            raise
+        try:
+            return await self._settle(wanted)
+        except ResourceExhausted:
+            # Nothing grew: take the wish back, or the loop would try for ever.
+            await self._store.update(replace(wanted, spec=replace(wanted.spec, size_bytes=before)))
+            self._ledger.reserve(volume.meta.name, disk, before, volume.spec.provisioning)
+            raise
+
+
+def _require_same(volume: Volume, request: CreateVolume) -> None:
+    """Raise AlreadyExists unless `request` describes `volume`."""
+    spec = volume.spec
+    if spec.csi_name != request.name:
+        raise AlreadyExists("volume", request.name, "under the same id with another name")
+    if spec.size_bytes < request.required_bytes or (request.limit_bytes and spec.size_bytes > request.limit_bytes):
+        raise AlreadyExists("volume", request.name, f"with {spec.size_bytes} bytes")
+    if spec.parameters != request.parameters or spec.tier is not request.tier:
+        raise AlreadyExists("volume", request.name, "with other parameters")
