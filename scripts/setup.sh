@@ -1,32 +1,71 @@
 #!/bin/sh
 # Creates the virtual environment and, as root on Debian, installs the programs that mount and format volumes.
+# Safe to repeat: does nothing when nothing changed, repairs an environment that was left half made.
 set -eu
-PYTHON=${PYTHON:-python3.11}
+cd "$(dirname "$0")/.."
 VENV=${VENV:-.venv}
+stamp="$VENV/.installed"
+log="$VENV/setup.log"
 
-need_apt=""
-have() { command -v "$1" >/dev/null 2>&1; }
-have "$PYTHON" || PYTHON=python3
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || {
-    echo "setup: Python 3.11 or newer is needed (Debian: apt install python3 python3-venv)" >&2; exit 1; }
-"$PYTHON" -c 'import ensurepip' 2>/dev/null || need_apt="$need_apt python3-venv"
-have mkfs.ext4 || need_apt="$need_apt e2fsprogs"
-have mkfs.xfs || need_apt="$need_apt xfsprogs"
-have losetup && have mount || need_apt="$need_apt mount"
-have blkid || need_apt="$need_apt util-linux"
-if [ -n "$need_apt" ]; then
+say() { echo "setup: $*"; }
+fail() { say "$*" >&2; exit 1; }
+have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+can_make_venv() { "$1" -c 'import venv; from ensurepip import version' >/dev/null 2>&1; }
+# What the environment was made from: the requirements, this script, and the place (an editable install knows its path).
+state() { printf '%s %s\n' "$PWD" "$(cat pyproject.toml scripts/setup.sh | cksum)"; }
+
+if [ "$(cat "$stamp" 2>/dev/null)" = "$(state)" ] && "$VENV/bin/python" -c 'import agent, click, pytest' 2>/dev/null; then
+    exit 0
+fi
+
+# --- Python: the one asked for, else the first that is new enough (a pyenv shim may exist and still not run)
+python=""
+for candidate in ${PYTHON:-} python3.11 python3 /usr/bin/python3 python3.12 python3.13; do
+    if new_enough "$candidate"; then python=$candidate; break; fi
+done
+[ -n "$python" ] || fail "Python 3.11 or newer is needed (Debian: apt install python3 python3-venv)"
+[ -z "${PYTHON:-}" ] || [ "$python" = "$PYTHON" ] || say "$PYTHON is not a Python 3.11 or newer, using $python"
+
+# --- programs of the system
+packages=""
+can_make_venv "$python" || packages="$packages python3-venv"
+have mkfs.ext4 || packages="$packages e2fsprogs"
+have mkfs.xfs || packages="$packages xfsprogs"
+{ have losetup && have mount; } || packages="$packages mount"
+{ have blkid && have setpriv; } || packages="$packages util-linux"
+if [ -e /dev/nvme-fabrics ] || { have modinfo && PATH="$PATH:/usr/sbin:/sbin" modinfo nvme_tcp >/dev/null 2>&1; }; then
+    have nvme || packages="$packages nvme-cli"
+fi
+if [ -n "$packages" ]; then
     if [ "$(id -u)" = 0 ] && have apt-get; then
-        echo "setup: installing with apt:$need_apt"
+        say "installing with apt:$packages"
         # shellcheck disable=SC2086
-        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $need_apt; } >/dev/null \
-            || echo "setup: apt could not install$need_apt; what needs them will say so" >&2
+        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $packages; } \
+            </dev/null >/dev/null || say "apt could not install$packages; what needs them will say so" >&2
     else
-        echo "setup: not root, so not installed:$need_apt (tests and demo steps that need them are skipped or done in user space)"
+        say "not root, so not installed:$packages (what needs them is skipped or done in user space)"
     fi
 fi
-if [ ! -x "$VENV/bin/python" ]; then
-    echo "setup: creating $VENV with $("$PYTHON" --version)"
-    "$PYTHON" -m venv "$VENV"
+
+# --- the environment
+if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || ! new_enough "$VENV/bin/python"; then
+    say "creating $VENV with $("$python" --version)"
+    if can_make_venv "$python"; then
+        "$python" -m venv --clear "$VENV"
+    elif "$python" -m pip --version >/dev/null 2>&1; then
+        # Debian without python3-venv and without root: the system's pip can fill an environment that has none.
+        "$python" -m venv --clear --without-pip "$VENV"
+        "$python" -m pip --quiet --python "$VENV/bin/python" install pip
+    else
+        fail "$python cannot make a virtual environment; run this as root: apt install python3-venv"
+    fi
 fi
-echo "setup: installing quarry and its development tools into $VENV"
-"$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+rm -f "$stamp"
+say "installing quarry and its development tools into $VENV (the first time takes about a minute)"
+if ! "$VENV/bin/python" -m pip install --disable-pip-version-check --editable '.[dev]' >"$log" 2>&1; then
+    tail -n 15 "$log" >&2
+    fail "pip failed; the whole story is in $log"
+fi
+state >"$stamp"
+say "done: $("$VENV/bin/quarry" --version), $("$VENV/bin/python" --version)"
