@@ -1,0 +1,90 @@
+"""Calls about the target's own NVMe initiator: attach the namespaces of a remote subsystem as bdevs."""
+
+from __future__ import annotations
+
+import errno
+
+import msgspec
+
+from agent.errors import RpcError
+from agent.spdk.answers import given, read
+from agent.spdk.client import Rpc
+from agent.spdk.nvmf import TRTYPE, Address
+
+
+class PathInfo(msgspec.Struct, frozen=True):
+    """One connection of a controller. `state`: enabled, resetting, reconnect_is_delayed, failed, deleting, …"""
+
+    state: str
+    trid: Address
+    cntlid: int = 0
+
+
+class ControllerInfo(msgspec.Struct, frozen=True):
+    """bdev_nvme_get_controllers."""
+
+    name: str
+    ctrlrs: tuple[PathInfo, ...] = ()
+
+
+class LossPolicy(msgspec.Struct, frozen=True):
+    """What happens when the connection breaks, in seconds: the design's measured values.
+
+    I/O fails from `fast_io_fail` on, reconnecting is tried every `reconnect_delay`, the bdevs go at `ctrlr_loss`.
+    """
+
+    ctrlr_loss_timeout_sec: int = 4
+    reconnect_delay_sec: int = 1
+    fast_io_fail_timeout_sec: int = 2
+
+
+async def attach(
+    rpc: Rpc,
+    name: str,
+    address: str,
+    port: int,
+    subnqn: str,
+    *,
+    hostnqn: str | None = None,
+    loss: LossPolicy | None = None,
+) -> list[str]:
+    """Connect; returns the names of the bdevs, `<name>n<nsid>`. -5 refused or unreachable, -114 already attached.
+
+    `loss` defaults to `LossPolicy()`. The answer can take as long as the remote one takes to answer Connect.
+    """
+    loss = loss or LossPolicy()
+    params = given(
+        name=name,
+        trtype=TRTYPE,
+        adrfam="IPv6" if ":" in address else "IPv4",
+        traddr=address,
+        trsvcid=str(port),
+        subnqn=subnqn,
+        hostnqn=hostnqn,
+        ctrlr_loss_timeout_sec=loss.ctrlr_loss_timeout_sec,
+        reconnect_delay_sec=loss.reconnect_delay_sec,
+        fast_io_fail_timeout_sec=loss.fast_io_fail_timeout_sec,
+    )
+    return read("bdev_nvme_attach_controller", await rpc.call("bdev_nvme_attach_controller", params), list[str])
+
+
+async def detach(rpc: Rpc, name: str) -> None:
+    """Disconnect and remove the bdevs. -19 absent."""
+    await rpc.call("bdev_nvme_detach_controller", {"name": name})
+
+
+async def get(rpc: Rpc, name: str) -> ControllerInfo | None:
+    """The controller, None when there is none: bdev_nvme_get_controllers answers -22 to an unknown name."""
+    try:
+        result = await rpc.call("bdev_nvme_get_controllers", {"name": name})
+    except RpcError as error:
+        if error.code in (-errno.EINVAL, -errno.ENODEV):
+            return None
+        raise
+    found = read("bdev_nvme_get_controllers", result, list[ControllerInfo])
+    return found[0] if found else None
+
+
+async def list_all(rpc: Rpc) -> list[ControllerInfo]:
+    """All attached controllers."""
+    return read("bdev_nvme_get_controllers", await rpc.call("bdev_nvme_get_controllers"), list[ControllerInfo])
