@@ -129,7 +129,7 @@ class Standalone:
             Frontend.LOOP: LoopFrontend(self.volumes.local_path),
         }
         node_volumes = NodeVolumes(settings.node_name, settings.mount_roots, frontends, settings.state_dir / "node")
-        return build_server(settings.csi_endpoint, self.volumes, node_volumes, settings.node_name)
+        return build_server(self.volumes, node_volumes, settings.node_name, settings.csi_endpoint)
 
     async def _target_socket(self) -> Path:
         """The socket of the target: the given one, or that of an embedded target started here."""
@@ -144,7 +144,8 @@ class Standalone:
 
     async def _local_file(self, name: str) -> Path | None:
         found = await bdev.get(self.rpc, name)
-        return Path(found.embedded_file) if found and found.embedded_file else None
+        part = found.driver_specific.embedded if found else None
+        return Path(part.file) if part else None
 
     async def _register_node(self, store: LocalStore) -> StorageNode:
         """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""

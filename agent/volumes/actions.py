@@ -32,9 +32,7 @@ async def run(rpc: Rpc, action: p.Action) -> str:
 async def _run_on_subsystem(rpc: Rpc, action: p.SubsystemAction) -> None:
     match action:
         case p.CreateSubsystem(nqn, serial):
-            await nvmf.create_subsystem(
-                rpc, nqn, serial_number=serial, model_number=MODEL_NUMBER, max_namespaces=1, ana_reporting=True
-            )
+            await nvmf.create_subsystem(rpc, nqn, serial, MODEL_NUMBER, max_namespaces=1, ana_reporting=True)
         case p.DeleteSubsystem(nqn):
             await nvmf.delete_subsystem(rpc, nqn)
         case p.AddNamespace(nqn, name):
@@ -98,6 +96,6 @@ async def _set_qos(rpc: Rpc, name: str, qos: Qos) -> None:
         name,
         rw_iops=qos.rw_iops,
         rw_mbps=qos.rw_bytes_per_second // mib,
-        read_mbps=qos.read_bytes_per_second // mib,
-        write_mbps=qos.write_bytes_per_second // mib,
+        r_mbps=qos.read_bytes_per_second // mib,
+        w_mbps=qos.write_bytes_per_second // mib,
     )

@@ -131,9 +131,9 @@ class TargetKeeper:
         self.state = TargetState.STARTING
         rpc = self._client
         await app.wait_init(rpc)
-        self.version = (await app.version(rpc)).text
-        if await nvmf.get_transport(rpc, "TCP") is None:
-            await nvmf.create_transport(rpc, "TCP")
+        self.version = await app.version(rpc)
+        if await nvmf.get_transport(rpc) is None:
+            await nvmf.create_transport(rpc)
         disks = await self._pools.ensure_all()
         observed = await read_all(rpc, [disk.pool_name for disk in disks])
         self._reconciler.reset(observed)

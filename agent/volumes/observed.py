@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable
 
 from agent.model import Qos
-from agent.spdk import bdev, lvol, nvmf
+from agent.spdk import bdev, nvmf
 from agent.spdk.client import Rpc
 from agent.volumes.names import is_volume_id, volume_of_nqn
 from agent.volumes.plan import NOTHING, DesiredReplica, Listener, LvolSeen, ObservedReplica, SubsystemSeen
@@ -76,20 +76,19 @@ async def read_all(rpc: Rpc, pools: Iterable[str]) -> Observed:
     return observed
 
 
-async def pool_free_bytes(rpc: Rpc, pool: str) -> int | None:
-    """Free bytes of the lvstore `pool`, None when it does not exist."""
-    found = await lvol.get_lvstore(rpc, pool)
-    return found.free_clusters * found.cluster_bytes if found else None
-
-
 def _subsystem(info: nvmf.SubsystemInfo) -> SubsystemSeen:
     return SubsystemSeen(
-        hosts=frozenset(info.hosts),
-        listeners=frozenset(Listener(each.address, each.port) for each in info.listeners),
+        hosts=frozenset(each.nqn for each in info.hosts),
+        listeners=frozenset(Listener(each.traddr, int(each.trsvcid)) for each in info.listen_addresses),
         namespace=info.namespaces[0].uuid if info.namespaces else "",
     )
 
 
 def _qos(device: bdev.BdevInfo) -> Qos:
-    limits = device.qos
-    return Qos(limits.rw_iops, limits.rw_mbps * MIB, limits.read_mbps * MIB, limits.write_mbps * MIB)
+    limits = device.assigned_rate_limits
+    return Qos(
+        rw_iops=limits.rw_ios_per_sec,
+        rw_bytes_per_second=limits.rw_mbytes_per_sec * MIB,
+        read_bytes_per_second=limits.r_mbytes_per_sec * MIB,
+        write_bytes_per_second=limits.w_mbytes_per_sec * MIB,
+    )

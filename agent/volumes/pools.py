@@ -100,9 +100,9 @@ class Pools:
     async def _record(self, disk: Disk, info: lvol.LvstoreInfo) -> Disk:
         pool = PoolStatus(
             uuid=info.uuid,
-            size_bytes=info.total_clusters * info.cluster_bytes,
-            free_bytes=info.free_clusters * info.cluster_bytes,
-            cluster_bytes=info.cluster_bytes,
+            size_bytes=info.size_bytes,
+            free_bytes=info.free_bytes,
+            cluster_bytes=info.cluster_size,
         )
         self._ledger.set_pool(
             Pool(

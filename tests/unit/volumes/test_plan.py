@@ -1,0 +1,98 @@
+"""The plan converges from any observed state, closes doors before it opens any, and is empty once all is right."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.model import Qos
+from agent.volumes import plan as p
+from agent.volumes.actions import applied
+
+HERE = p.Listener("127.0.0.1", 4420)
+UUID = "5b1f0f3e-0000-4000-8000-000000000001"
+
+hosts = st.frozensets(st.sampled_from(["nqn.a", "nqn.b", "nqn.c"]))
+qos = st.builds(Qos, rw_iops=st.sampled_from([0, 1000]), rw_bytes_per_second=st.sampled_from([0, 1 << 20]))
+sizes = st.integers(1, 64).map(lambda clusters: clusters << 20)
+desired_replicas = st.builds(
+    p.DesiredReplica,
+    volume=st.just("vol-1"),
+    pool=st.just("quarry-d"),
+    nqn=st.just("nqn.v"),
+    serial=st.just("Q1"),
+    present=st.booleans(),
+    size_bytes=sizes,
+    thin=st.booleans(),
+    hosts=hosts,
+    listener=st.just(HERE),
+    qos=qos,
+)
+observed_replicas = st.builds(
+    p.ObservedReplica,
+    lvol=st.none() | st.builds(p.LvolSeen, uuid=st.just(UUID), size_bytes=sizes, qos=qos),
+    subsystem=st.none()
+    | st.builds(
+        p.SubsystemSeen,
+        hosts=hosts,
+        listeners=st.frozensets(st.sampled_from([HERE, p.Listener("10.0.0.1", 4420)])),
+        namespace=st.sampled_from(["", UUID, "5b1f0f3e-0000-4000-8000-00000000dead"]),
+    ),
+)
+
+
+def run(rounds: tuple[p.Round, ...], seen: p.ObservedReplica) -> p.ObservedReplica:
+    for actions in rounds:
+        for action in actions:
+            seen = applied(seen, action, UUID if isinstance(action, p.CreateLvol) else "")
+    return seen
+
+
+@given(desired_replicas, observed_replicas)
+def test_carrying_out_the_plan_leaves_nothing_to_do(desired: p.DesiredReplica, observed: p.ObservedReplica) -> None:
+    after = run(p.plan(desired, observed), observed)
+    assert p.plan(desired, after) == ()
+
+
+@given(desired_replicas, observed_replicas)
+def test_the_result_is_what_was_desired(desired: p.DesiredReplica, observed: p.ObservedReplica) -> None:
+    after = run(p.plan(desired, observed), observed)
+    if not desired.present:
+        assert after == p.NOTHING
+        return
+    assert after.lvol is not None
+    assert after.subsystem is not None
+    assert after.lvol.size_bytes == max(desired.size_bytes, observed.lvol.size_bytes if observed.lvol else 0)
+    assert after.lvol.qos == desired.qos
+    assert after.subsystem == p.SubsystemSeen(desired.hosts, frozenset({HERE}), after.lvol.uuid)
+
+
+@given(desired_replicas, observed_replicas)
+def test_hosts_leave_before_hosts_enter(desired: p.DesiredReplica, observed: p.ObservedReplica) -> None:
+    entered = False
+    for actions in p.plan(desired, observed):
+        if any(isinstance(action, p.RemoveHost) for action in actions):
+            assert not entered
+            assert not any(isinstance(action, p.AddHost) for action in actions)
+        entered = entered or any(isinstance(action, p.AddHost) for action in actions)
+
+
+@given(desired_replicas, observed_replicas)
+def test_data_is_deleted_only_when_asked_and_only_after_the_export(
+    desired: p.DesiredReplica, observed: p.ObservedReplica
+) -> None:
+    rounds = p.plan(desired, observed)
+    flat = [action for actions in rounds for action in actions]
+    deletions = [action for action in flat if isinstance(action, p.DeleteLvol)]
+    if desired.present:
+        assert deletions == []
+    elif observed.lvol and observed.subsystem:
+        assert rounds == ((p.DeleteSubsystem("nqn.v"),), (p.DeleteLvol("quarry-d/vol-1"),))
+
+
+def test_a_new_published_volume_takes_two_rounds() -> None:
+    desired = p.DesiredReplica("vol-1", "quarry-d", "nqn.v", "Q1", True, 1 << 20, True, frozenset({"nqn.a"}), HERE)
+    assert p.plan(desired, p.NOTHING) == (
+        (p.CreateLvol("quarry-d", "vol-1", 1 << 20, True), p.CreateSubsystem("nqn.v", "Q1")),
+        (p.AddNamespace("nqn.v", "quarry-d/vol-1"), p.AddListener("nqn.v", HERE), p.AddHost("nqn.v", "nqn.a")),
+    )
