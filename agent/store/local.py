@@ -1,0 +1,203 @@
+"""The store of one machine: a SQLite file that several processes may use at the same time.
+
+Reads are answered from memory after a look at the file's last version, so they also see what other processes wrote.
+Writes go to the writer thread. Watches hear of our own writes at once and of others' within POLL_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+from weakref import WeakSet
+
+from agent.errors import QuarryError, Unavailable
+from agent.model import Resource
+from agent.store import database, mirror
+from agent.store.documents import encode
+from agent.store.interface import Event, EventType, R
+from agent.store.mirror import Change, Mirror
+from agent.store.watch import Watcher
+from agent.store.writer import Outcome, Write, Writer
+
+POLL_S = 0.05
+"""Seconds between looks for other processes' writes while somebody watches; a look takes about 10 microseconds."""
+
+log = logging.getLogger(__name__)
+
+
+async def open_local(path: Path) -> LocalStore:
+    """Opens the database at `path`, creating or migrating it first.
+
+    Raises FailedPrecondition for a database of a newer version or of another program, Unavailable when the file
+    cannot be used; both name it.
+    """
+    return await asyncio.to_thread(_open, path, asyncio.get_running_loop())
+
+
+def _open(path: Path, loop: asyncio.AbstractEventLoop) -> LocalStore:
+    path = path.absolute()
+    database.prepare(path)
+    with database.translated(path):
+        reader = database.connect_reader(path)
+        return LocalStore(path, loop, reader, mirror.load(reader, path))
+
+
+class LocalStore:
+    """Implements `agent.store.interface.Store`. Used from the event loop it was opened in.
+
+    A write whose caller is cancelled may still happen, like one whose caller was killed.
+    """
+
+    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop, reader: sqlite3.Connection, state: Mirror) -> None:
+        self._path = path
+        self._loop = loop
+        self._reader = reader
+        self._state = state
+        self._watchers: WeakSet[Watcher] = WeakSet()
+        self._polling: asyncio.Task[None] | None = None
+        self._closed = False
+        self._writer = Writer(path, self._report)
+        self._writer.start()
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    async def get(self, kind: type[R], name: str) -> R | None:
+        self._refresh()
+        return cast("R | None", self._state.resources[kind.__name__].get(name))
+
+    async def list(self, kind: type[R]) -> list[R]:
+        self._refresh()
+        return cast("list[R]", list(self._state.resources[kind.__name__].values()))
+
+    def watch(self, kind: type[R], since: int | None = None) -> AsyncIterator[Event[R]]:
+        """Changes of `kind` after version `since` (None: from this call on). Raises Unavailable."""
+        self._refresh()
+        watcher = Watcher(kind.__name__)
+        if since is not None and since != self._state.version:
+            self._replay(watcher, since)
+        self._watchers.add(watcher)
+        if self._polling is None:
+            self._polling = self._loop.create_task(self._poll(), name="store-poll")
+        return watcher
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    async def create(self, resource: R) -> R:
+        meta = resource.meta
+        stamped = replace(resource, meta=replace(meta, created_at=meta.created_at or time.time()))
+        return cast("R", await self._write(EventType.ADDED, stamped))
+
+    async def update(self, resource: R) -> R:
+        return cast("R", await self._write(EventType.MODIFIED, resource))
+
+    async def delete(self, kind: type[R], name: str, version: int | None = None) -> None:
+        await self._submit(Write(EventType.DELETED, kind.__name__, name, version, None, b"", self._future()))
+
+    async def _write(self, event: EventType, resource: Resource) -> Resource | None:
+        meta, kind = resource.meta, type(resource).__name__
+        return await self._submit(
+            Write(event, kind, meta.name, meta.version, resource, encode(resource), self._future())
+        )
+
+    async def _submit(self, write: Write) -> Resource | None:
+        if self._closed:
+            raise self._closed_error()
+        self._writer.submit(write)
+        return await write.done
+
+    def _future(self) -> asyncio.Future[Resource | None]:
+        return self._loop.create_future()
+
+    def _report(self, changes: Sequence[Change], outcomes: Sequence[Outcome]) -> None:
+        """In the writer thread: one wake-up of the event loop for the whole batch."""
+        self._loop.call_soon_threadsafe(self._committed, changes, outcomes)
+
+    def _committed(self, changes: Sequence[Change], outcomes: Sequence[Outcome]) -> None:
+        """In the event loop: first everybody can see the batch, then its writers hear that it is durable."""
+        if changes and changes[0].version > self._state.version + 1:
+            with suppress(QuarryError):  # the next read tries again and says why not
+                self._refresh()
+        self._apply(changes)
+        for write, outcome in outcomes:
+            if write.done.done():
+                continue
+            if isinstance(outcome, QuarryError):
+                write.done.set_exception(outcome)
+            else:
+                write.done.set_result(outcome)
+
+    # --- following the file ------------------------------------------------------------------------------------
+
+    def _refresh(self) -> None:
+        """Takes over what was committed since, by whomever."""
+        if self._closed:
+            raise self._closed_error()
+        with database.translated(self._path):
+            if mirror.last_version(self._reader) == self._state.version:
+                return
+            changes = mirror.read_changes(self._reader, self._state.version, self._path)
+            if changes is not None:
+                self._apply(changes)
+                return
+            self._state = mirror.load(self._reader, self._path)
+        for watcher in self._watchers:
+            watcher.relist(self._state.version)
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.version != self._state.version + 1:
+                continue
+            self._state.apply(change)
+            for watcher in self._watchers:
+                watcher.offer(change)
+
+    def _replay(self, watcher: Watcher, since: int) -> None:
+        changes = None
+        if since < self._state.version:
+            with database.translated(self._path):
+                changes = mirror.read_changes(self._reader, since, self._path)
+        if not changes:
+            watcher.relist(self._state.version)
+            return
+        for change in changes:
+            if change.version <= self._state.version:
+                watcher.offer(change)
+
+    async def _poll(self) -> None:
+        """Looks for other processes' writes as long as anybody watches."""
+        said = ""
+        while self._watchers:
+            await asyncio.sleep(POLL_S)
+            try:
+                self._refresh()
+                said = ""
+            except QuarryError as error:
+                if str(error) != said:
+                    log.warning("watching: %s", error)
+                said = str(error)
+        self._polling = None
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _closed_error(self) -> Unavailable:
+        return Unavailable(f"the database {self._path} is closed")
+
+    async def close(self) -> None:
+        """Commits the writes under way, ends the watches and closes the file."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.gather(self._polling, return_exceptions=True)
+        await asyncio.to_thread(self._writer.close)
+        self._reader.close()
+        for watcher in self._watchers:
+            watcher.end()

@@ -1,0 +1,204 @@
+"""The one thread that writes: it takes all writes waiting at the moment, decides each, and commits them together.
+
+A commit costs an fsync, so its cost is shared by everybody who waited during the one before (group commit). A lone
+write waits for nobody. Decisions are made in memory, and each batch is written by a fixed number of statements: every
+call into SQLite releases the interpreter lock, and taking it back from a busy event loop costs more than the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from agent.errors import AlreadyExists, Conflict, NotFound, QuarryError, Unavailable
+from agent.model import Resource
+from agent.store import database, mirror
+from agent.store.documents import encode
+from agent.store.interface import EventType
+from agent.store.mirror import Change, Mirror
+
+KEPT_CHANGES = 4096
+"""Changes kept in the log. Who falls further behind lists again; about 1 KiB each."""
+
+_BATCH_MAX = 256
+_TRIM_EVERY = 256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Write:
+    """A write somebody waits for: the event it will cause, the version it expects (None: any), what it writes."""
+
+    type: EventType
+    kind: str
+    name: str
+    version: int | None
+    resource: Resource | None
+    document: bytes
+    done: asyncio.Future[Resource | None]
+
+
+Outcome = tuple[Write, Resource | QuarryError | None]
+Report = Callable[[Sequence[Change], Sequence[Outcome]], None]
+
+
+def decide(write: Write, current: Resource | None, version: int) -> Change | QuarryError | None:
+    """What `write` does to `current`, as change number `version`; None when nothing is to be done."""
+    if write.type is EventType.DELETED:
+        if current is None:
+            return None
+        if write.version is not None and write.version != current.meta.version:
+            return Conflict(write.kind, write.name, write.version)
+        return Change(version, EventType.DELETED, current, encode(current))
+    if write.type is EventType.ADDED and current is not None:
+        return AlreadyExists(write.kind, write.name)
+    if write.type is EventType.MODIFIED:
+        if current is None:
+            return NotFound(write.kind, write.name)
+        if write.version is not None and write.version != current.meta.version:
+            return Conflict(write.kind, write.name, write.version)
+    if write.resource is None:
+        return NotFound(write.kind, write.name)
+    written = replace(write.resource, meta=replace(write.resource.meta, version=version))
+    return Change(version, write.type, written, write.document)
+
+
+class Writer:
+    """Owns the thread, its connection and its mirror. `report` is called in the thread after every commit."""
+
+    def __init__(self, path: Path, report: Report) -> None:
+        self._path = path
+        self._report = report
+        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._lock = database.ProcessLock(path)
+        self._connection = database.connect_writer(path)
+        self._mirror: Mirror | None = None
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, write: Write) -> None:
+        """Queues a write; its outcome comes through `report`."""
+        self._queue.put(write)
+
+    def close(self) -> None:
+        """Commits what is queued, then ends the thread. Blocks."""
+        self._queue.put(None)
+        self._thread.join()
+        try:
+            with self._lock.held():
+                self._connection.close()  # the last connection checkpoints
+        except (QuarryError, sqlite3.Error) as error:
+            log.warning("closing %s: %s", self._path, error)
+        self._lock.close()
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            batch, ended = self._take()
+            try:
+                changes, outcomes = self._commit(batch)
+            except Exception as error:  # noqa: BLE001 - outermost loop of the thread: callers must get an answer
+                self._mirror = None
+                changes, outcomes = [], [(write, self._failure(error)) for write in batch]
+            try:
+                self._report(changes, outcomes)
+            except RuntimeError:
+                return  # the event loop is gone, and everybody who waited with it
+
+    def _take(self) -> tuple[list[Write], bool]:
+        """All writes waiting now (at least one, unless ended), and whether this is the end."""
+        batch: list[Write] = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) >= _BATCH_MAX:
+                return batch, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _commit(self, batch: Sequence[Write]) -> tuple[list[Change], list[Outcome]]:
+        if not batch:
+            return [], []
+        with self._lock.held():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                state, changes = self._caught_up()
+                foreign = len(changes)
+                outcomes = self._decide(batch, state, changes)
+                self._write(changes[foreign:])
+                self._connection.execute("COMMIT")
+            finally:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+        return changes, outcomes
+
+    def _caught_up(self) -> tuple[Mirror, list[Change]]:
+        """The mirror with everything other processes did, and what that was."""
+        changes = None
+        if self._mirror is not None:
+            changes = mirror.read_changes(self._connection, self._mirror.version, self._path)
+        if self._mirror is None or changes is None:
+            self._mirror = mirror.load(self._connection, self._path)
+            return self._mirror, []
+        for change in changes:
+            self._mirror.apply(change)
+        return self._mirror, changes
+
+    @staticmethod
+    def _decide(batch: Iterable[Write], state: Mirror, changes: list[Change]) -> list[Outcome]:
+        """Each write's outcome in turn, seeing the ones before it; adds what is to be written to `changes`."""
+        outcomes: list[Outcome] = []
+        for write in batch:
+            decision = decide(write, state.resources[write.kind].get(write.name), state.version + 1)
+            if isinstance(decision, Change):
+                state.apply(decision)
+                changes.append(decision)
+                outcomes.append((write, decision.resource))
+            else:
+                outcomes.append((write, decision))
+        return outcomes
+
+    def _write(self, changes: Sequence[Change]) -> None:
+        if not changes:
+            return
+        logged, last = [], {}
+        for change in changes:
+            name = change.resource.meta.name
+            row = (change.version, change.kind, name, change.type.value, change.document)
+            logged.append(row)
+            last[change.kind, name] = row
+        self._execute("INSERT INTO changes (version, kind, name, type, document) VALUES ", logged)
+        gone = [key for key, row in last.items() if row[3] == EventType.DELETED]
+        kept = [(kind, name, version, doc) for version, kind, name, event, doc in last.values() if event != "DELETED"]
+        self._execute("INSERT OR REPLACE INTO resources (kind, name, version, document) VALUES ", kept)
+        self._execute("DELETE FROM resources WHERE (kind, name) IN (VALUES ", gone, ")")
+        newest = changes[-1].version
+        if newest // _TRIM_EVERY != (changes[0].version - 1) // _TRIM_EVERY:
+            self._connection.execute("DELETE FROM changes WHERE version <= ?", (newest - KEPT_CHANGES,))
+
+    def _execute(self, head: str, rows: Sequence[tuple[object, ...]], tail: str = "") -> None:
+        """One statement for all rows."""
+        if rows:
+            values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
+            self._connection.execute(head + values + tail, list(chain.from_iterable(rows)))
+
+    def _failure(self, error: Exception) -> QuarryError:
+        if isinstance(error, QuarryError):
+            return error
+        if isinstance(error, sqlite3.Error):
+            return database.translate(error, self._path)
+        log.error("writing %s", self._path, exc_info=error)
+        return Unavailable(f"writing {self._path} failed unexpectedly: {error!r}")
