@@ -204,7 +204,7 @@ async def malloc_delete(rpc: Rpc, name: str) -> None:
 # --- QoS ---
 
 _QOS_RETRY_S = 0.01
-_QOS_SETTLE_S = 2.0
+_QOS_SETTLE_S = 0.5
 
 
 async def set_qos(
@@ -219,8 +219,9 @@ async def set_qos(
 ) -> None:
     """Set all four limits, in I/O operations and MiB a second; 0 takes a limit away (bdev_set_qos_limit).
 
-    While an earlier change settles SPDK answers -32602 (measured), as it does to limits it cannot set: so this repeats
-    for `settle_s` and then raises that RpcError. -19: no such bdev. IOPS below 1,000 are rounded up by the target.
+    SPDK answers -32602 while an earlier change settles, and it settles at once only on a bdev that is open, such as an
+    exported one: limits of one that nobody has opened can be set once and not changed (measured, v26.05). So this
+    repeats for `settle_s`, then raises that RpcError. -19: no such bdev. IOPS are rounded up to whole thousands.
     """
     params = {
         "name": name,
