@@ -389,9 +389,7 @@ def _remedy(model: type[BaseModel], detail: ErrorDetails) -> str:
             close = difflib.get_close_matches(name, known, 1)
             return f"did you mean {close[0]}?" if close else f"known keys here: {', '.join(known)}"
         description = found.description or ""
-        inner = found.annotation
-        if name == "file_disks":
-            inner = FileDisk
+        inner = FileDisk if name == "file_disks" else found.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             section = inner
     return description.rstrip(".") or "see docs/configuration.md"

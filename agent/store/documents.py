@@ -20,8 +20,8 @@ _DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder
 def encode(resource: Resource) -> bytes:
     """The document of `resource`, without its version, which the store keeps beside it.
 
-    Raises InvalidArgument for content that could not be read back (a wrong type, text that is not Unicode, a number
-    beyond 64 bits): one such document would make every later start fail.
+    Raises InvalidArgument for content that could not be read back (a wrong type, text that is not Unicode): one such
+    document would make every later start fail.
     """
     kind = type(resource).__name__
     try:

@@ -17,7 +17,7 @@ from agent.store.interface import EventType
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One write: the resource after it, or the last state of a deleted one."""
+    """One write: the resource after it, or the last state of a deleted one; both carry the version of the write."""
 
     version: int
     type: EventType

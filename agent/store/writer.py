@@ -57,7 +57,7 @@ def decide(write: Write, current: Resource | None, version: int) -> Change | Qua
             return None
         if write.version is not None and write.version != current.meta.version:
             return Conflict(write.kind, write.name, write.version)
-        return Change(version, EventType.DELETED, current, encode(current))
+        return _change(version, EventType.DELETED, current, encode(current))
     if write.type is EventType.ADDED and current is not None:
         return AlreadyExists(write.kind, write.name)
     if write.type is EventType.MODIFIED:
@@ -67,8 +67,12 @@ def decide(write: Write, current: Resource | None, version: int) -> Change | Qua
             return Conflict(write.kind, write.name, write.version)
     if write.resource is None:
         return NotFound(write.kind, write.name)
-    written = replace(write.resource, meta=replace(write.resource.meta, version=version))
-    return Change(version, write.type, written, write.document)
+    return _change(version, write.type, write.resource, write.document)
+
+
+def _change(version: int, event: EventType, resource: Resource, document: bytes) -> Change:
+    stamped = replace(resource, meta=replace(resource.meta, version=version))
+    return Change(version, event, stamped, document)
 
 
 class Writer:
