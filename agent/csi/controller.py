@@ -1,0 +1,180 @@
+"""The CSI Controller service: volumes come and go, open and close for nodes, and grow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.csi import messages, parameters, validation
+from agent.csi.pb import csi_pb2 as csi
+from agent.csi.pb import csi_pb2_grpc
+from agent.csi.ports import CreateVolume, Volumes
+from agent.csi.status import InvalidToken
+from agent.errors import InvalidArgument, QuarryError, shorten
+from agent.model import Frontend, Qos, Volume
+
+_Rpc = csi.ControllerServiceCapability.RPC
+_CAPABILITIES = (
+    _Rpc.CREATE_DELETE_VOLUME,
+    _Rpc.PUBLISH_UNPUBLISH_VOLUME,
+    _Rpc.PUBLISH_READONLY,
+    _Rpc.LIST_VOLUMES,
+    _Rpc.LIST_VOLUMES_PUBLISHED_NODES,
+    _Rpc.GET_CAPACITY,
+    _Rpc.EXPAND_VOLUME,
+    _Rpc.SINGLE_NODE_MULTI_WRITER,
+)
+
+
+class ControllerService(csi_pb2_grpc.ControllerServicer):
+    """csi.v1.Controller. `only_node` is the node of a controller that has just one (None: all of a cluster)."""
+
+    def __init__(self, volumes: Volumes, only_node: str | None = None) -> None:
+        self._volumes = volumes
+        self._only_node = only_node
+
+    async def ControllerGetCapabilities(  # noqa: N802
+        self, request: csi.ControllerGetCapabilitiesRequest, context: Any
+    ) -> csi.ControllerGetCapabilitiesResponse:
+        return csi.ControllerGetCapabilitiesResponse(
+            capabilities=[csi.ControllerServiceCapability(rpc=_Rpc(type=kind)) for kind in _CAPABILITIES]
+        )
+
+    async def CreateVolume(  # noqa: N802
+        self, request: csi.CreateVolumeRequest, context: Any
+    ) -> csi.CreateVolumeResponse:
+        volume = await self._volumes.create(_create_request(request))
+        return csi.CreateVolumeResponse(volume=messages.volume(volume))
+
+    async def DeleteVolume(  # noqa: N802
+        self, request: csi.DeleteVolumeRequest, context: Any
+    ) -> csi.DeleteVolumeResponse:
+        await self._volumes.delete(validation.required("volume_id", request.volume_id))
+        return csi.DeleteVolumeResponse()
+
+    async def ControllerPublishVolume(  # noqa: N802
+        self, request: csi.ControllerPublishVolumeRequest, context: Any
+    ) -> csi.ControllerPublishVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        node = validation.required("node_id", request.node_id)
+        access = validation.required_capability(request)
+        volume = await self._volumes.publish(
+            volume_id, node, access_mode=access.access_mode, readonly=request.readonly or access.readonly
+        )
+        return csi.ControllerPublishVolumeResponse(publish_context=messages.publish_context(volume, node))
+
+    async def ControllerUnpublishVolume(  # noqa: N802
+        self, request: csi.ControllerUnpublishVolumeRequest, context: Any
+    ) -> csi.ControllerUnpublishVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        await self._volumes.unpublish(volume_id, request.node_id or None)
+        return csi.ControllerUnpublishVolumeResponse()
+
+    async def ValidateVolumeCapabilities(  # noqa: N802
+        self, request: csi.ValidateVolumeCapabilitiesRequest, context: Any
+    ) -> csi.ValidateVolumeCapabilitiesResponse:
+        """What is not supported is an answer here (`confirmed` stays empty), only what is missing is an error."""
+        volume_id = validation.required("volume_id", request.volume_id)
+        if not request.volume_capabilities:
+            raise InvalidArgument("volume_capabilities", "missing", "give at least one")
+        volume = await self._volumes.get(volume_id)
+        try:
+            validation.capabilities(request.volume_capabilities)
+            _check_same_parameters(volume, request)
+        except QuarryError as unsupported:
+            return csi.ValidateVolumeCapabilitiesResponse(message=str(unsupported))
+        confirmed = csi.ValidateVolumeCapabilitiesResponse.Confirmed(
+            volume_capabilities=request.volume_capabilities,
+            volume_context=request.volume_context,
+            parameters=request.parameters,
+        )
+        return csi.ValidateVolumeCapabilitiesResponse(confirmed=confirmed)
+
+    async def ListVolumes(  # noqa: N802
+        self, request: csi.ListVolumesRequest, context: Any
+    ) -> csi.ListVolumesResponse:
+        """A page in order of the ids; the token is the last id of the page before, so changes do not shift pages."""
+        if request.max_entries < 0:
+            raise InvalidArgument("max_entries", f"{request.max_entries} is negative", "use 0 for all")
+        volumes = await self._volumes.list()
+        if after := _last_of_page(request.starting_token):
+            volumes = [volume for volume in volumes if volume.meta.name > after]
+        page = volumes[: request.max_entries] if request.max_entries else volumes
+        more = len(page) < len(volumes)
+        return csi.ListVolumesResponse(
+            entries=[_entry(volume) for volume in page],
+            next_token=_TOKEN_PREFIX + page[-1].meta.name if more else "",
+        )
+
+    async def GetCapacity(  # noqa: N802
+        self, request: csi.GetCapacityRequest, context: Any
+    ) -> csi.GetCapacityResponse:
+        if request.volume_capabilities:
+            validation.capabilities(request.volume_capabilities)
+        wanted = parameters.parse(request.parameters)
+        node = validation.node_of(request.accessible_topology)
+        if node and self._only_node and node != self._only_node:
+            return csi.GetCapacityResponse(available_capacity=0)
+        tier = wanted.tier if "tier" in request.parameters else None
+        return csi.GetCapacityResponse(available_capacity=await self._volumes.capacity(tier, wanted.provisioning))
+
+    async def ControllerExpandVolume(  # noqa: N802
+        self, request: csi.ControllerExpandVolumeRequest, context: Any
+    ) -> csi.ControllerExpandVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        required_bytes, limit_bytes = validation.new_size(request.capacity_range)
+        if request.HasField("volume_capability"):
+            validation.capability(request.volume_capability)
+        volume = await self._volumes.expand(volume_id, required_bytes, limit_bytes)
+        block = request.volume_capability.HasField("block")
+        return csi.ControllerExpandVolumeResponse(
+            capacity_bytes=volume.status.size_bytes,
+            # A raw NVMe namespace grows under its host by itself; a loop device and a filesystem have to be told.
+            node_expansion_required=not (block and volume.spec.frontend is Frontend.NVME_TCP),
+        )
+
+
+_TOKEN_PREFIX = "after:"  # noqa: S105 - a page token
+
+
+def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
+    name = validation.name(request.name)
+    validation.capabilities(request.volume_capabilities)
+    required_bytes, limit_bytes = validation.size_range(request.capacity_range)
+    wanted = parameters.parse(request.parameters)
+    if request.HasField("volume_content_source"):
+        raise InvalidArgument("volume_content_source", "not supported", "create an empty volume")
+    if request.mutable_parameters:
+        key = shorten(min(request.mutable_parameters))
+        raise InvalidArgument(f"mutable_parameters[{key!r}]", "not supported", "leave mutable_parameters out")
+    return CreateVolume(
+        name=name,
+        required_bytes=required_bytes,
+        limit_bytes=limit_bytes,
+        tier=wanted.tier,
+        provisioning=wanted.provisioning,
+        replica_count=wanted.replica_count,
+        frontend=wanted.frontend,
+        qos=Qos(),
+        parameters=wanted.given,
+        node=validation.wanted_node(request.accessibility_requirements),
+    )
+
+
+def _check_same_parameters(volume: Volume, request: csi.ValidateVolumeCapabilitiesRequest) -> None:
+    if request.parameters and parameters.parse(request.parameters).given != volume.spec.parameters:
+        raise InvalidArgument("parameters", "not those the volume was created with")
+
+
+def _last_of_page(token: str) -> str:
+    """The id in a ListVolumes token; empty for the first page."""
+    last = token.removeprefix(_TOKEN_PREFIX)
+    if token and (last == token or not last):
+        raise InvalidToken(f"starting_token {shorten(token)!r} was not handed out by this server; list from the start")
+    return last
+
+
+def _entry(volume: Volume) -> csi.ListVolumesResponse.Entry:
+    nodes = [attachment.node for attachment in volume.spec.attachments]
+    return csi.ListVolumesResponse.Entry(
+        volume=messages.volume(volume), status=csi.ListVolumesResponse.VolumeStatus(published_node_ids=nodes)
+    )

@@ -1,0 +1,132 @@
+"""The CSI Node service: volumes become filesystems and block devices on this machine, and go again."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from agent.csi import messages, validation
+from agent.csi.parameters import FS_TYPE_KEY, FS_TYPES
+from agent.csi.pb import csi_pb2 as csi
+from agent.csi.pb import csi_pb2_grpc
+from agent.csi.ports import Filesystem, NodeSide, VolumeMode, Volumes
+from agent.errors import FailedPrecondition, NotFound, OutOfRange
+from agent.model import Attachment, Volume
+
+_Rpc = csi.NodeServiceCapability.RPC
+_CAPABILITIES = (
+    _Rpc.STAGE_UNSTAGE_VOLUME,
+    _Rpc.GET_VOLUME_STATS,
+    _Rpc.EXPAND_VOLUME,
+    _Rpc.SINGLE_NODE_MULTI_WRITER,
+)
+
+
+class NodeService(csi_pb2_grpc.NodeServicer):
+    """csi.v1.Node for the machine called `node_name`."""
+
+    def __init__(self, volumes: Volumes, node: NodeSide, node_name: str) -> None:
+        self._volumes = volumes
+        self._node = node
+        self._node_name = node_name
+
+    async def NodeGetCapabilities(  # noqa: N802
+        self, request: csi.NodeGetCapabilitiesRequest, context: Any
+    ) -> csi.NodeGetCapabilitiesResponse:
+        return csi.NodeGetCapabilitiesResponse(
+            capabilities=[csi.NodeServiceCapability(rpc=_Rpc(type=kind)) for kind in _CAPABILITIES]
+        )
+
+    async def NodeGetInfo(  # noqa: N802
+        self, request: csi.NodeGetInfoRequest, context: Any
+    ) -> csi.NodeGetInfoResponse:
+        return csi.NodeGetInfoResponse(node_id=self._node_name, accessible_topology=messages.topology(self._node_name))
+
+    async def NodeStageVolume(  # noqa: N802
+        self, request: csi.NodeStageVolumeRequest, context: Any
+    ) -> csi.NodeStageVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        staging = validation.path("staging_target_path", request.staging_target_path)
+        access = validation.required_capability(request)
+        volume = await self._volumes.get(volume_id)
+        attachment = self._attachment(volume)
+        mode = _mode(request.volume_capability, access.volume_mode, volume)
+        await self._node.stage(volume, staging, mode, readonly=access.readonly or attachment.readonly)
+        return csi.NodeStageVolumeResponse()
+
+    async def NodeUnstageVolume(  # noqa: N802
+        self, request: csi.NodeUnstageVolumeRequest, context: Any
+    ) -> csi.NodeUnstageVolumeResponse:
+        """Works for a volume that is gone from the store too: what it left on this machine has to go."""
+        volume_id = validation.required("volume_id", request.volume_id)
+        staging = validation.path("staging_target_path", request.staging_target_path)
+        await self._node.unstage(volume_id, await self._find(volume_id), staging)
+        return csi.NodeUnstageVolumeResponse()
+
+    async def NodePublishVolume(  # noqa: N802
+        self, request: csi.NodePublishVolumeRequest, context: Any
+    ) -> csi.NodePublishVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        target = validation.path("target_path", request.target_path)
+        access = validation.required_capability(request)
+        if not request.staging_target_path:  # the one missing field the specification has another code for
+            raise FailedPrecondition("staging_target_path: missing; stage the volume first and say where")
+        staging = validation.path("staging_target_path", request.staging_target_path)
+        volume = await self._volumes.get(volume_id)
+        readonly = request.readonly or access.readonly or self._attachment(volume).readonly
+        mode = _mode(request.volume_capability, access.volume_mode, volume)
+        await self._node.publish(volume, staging, target, mode, readonly=readonly)
+        return csi.NodePublishVolumeResponse()
+
+    async def NodeUnpublishVolume(  # noqa: N802
+        self, request: csi.NodeUnpublishVolumeRequest, context: Any
+    ) -> csi.NodeUnpublishVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        await self._node.unpublish(volume_id, validation.path("target_path", request.target_path))
+        return csi.NodeUnpublishVolumeResponse()
+
+    async def NodeExpandVolume(  # noqa: N802
+        self, request: csi.NodeExpandVolumeRequest, context: Any
+    ) -> csi.NodeExpandVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        path = validation.path("volume_path", request.volume_path)
+        required_bytes, _ = validation.checked_range(request.capacity_range)
+        if request.HasField("volume_capability"):
+            validation.capability(request.volume_capability)
+        volume = await self._volumes.get(volume_id)
+        if volume.status.size_bytes < required_bytes:
+            raise OutOfRange(
+                f"volume {volume_id} has {volume.status.size_bytes} bytes, {required_bytes} are required; "
+                "expand it with ControllerExpandVolume first"
+            )
+        return csi.NodeExpandVolumeResponse(capacity_bytes=await self._node.expand(volume, path))
+
+    async def NodeGetVolumeStats(  # noqa: N802
+        self, request: csi.NodeGetVolumeStatsRequest, context: Any
+    ) -> csi.NodeGetVolumeStatsResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        path = validation.path("volume_path", request.volume_path)
+        volume = await self._volumes.get(volume_id)
+        return csi.NodeGetVolumeStatsResponse(usage=messages.usage(await self._node.stats(volume, path)))
+
+    async def _find(self, volume_id: str) -> Volume | None:
+        try:
+            return await self._volumes.get(volume_id)
+        except NotFound:
+            return None
+
+    def _attachment(self, volume: Volume) -> Attachment:
+        """The permission for this node, without which nothing is mounted here: the fence, also for local devices."""
+        for attachment in volume.spec.attachments:
+            if attachment.node == self._node_name:
+                return attachment
+        raise FailedPrecondition(
+            f"volume {volume.meta.name} is not published to node {self._node_name}; call ControllerPublishVolume first"
+        )
+
+
+def _mode(capability: csi.VolumeCapability, mode: VolumeMode, volume: Volume) -> VolumeMode:
+    """`mode` with the filesystem of the StorageClass where the capability leaves it open."""
+    if not isinstance(mode, Filesystem) or capability.mount.fs_type:
+        return mode
+    return dataclasses.replace(mode, fs_type=dict(volume.spec.parameters).get(FS_TYPE_KEY) or FS_TYPES[0])

@@ -1,0 +1,53 @@
+"""What the services need of the domain below them: two interfaces, implemented in agent.volumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from agent.model import AccessMode, Provisioning, TargetState, Tier, Volume
+
+from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
+from agent.volumes.service import CreateVolume
+
+__all__ = ["Block", "CreateVolume", "Filesystem", "NodeSide", "VolumeMode", "VolumeStats", "Volumes"]
+
+
+class Volumes(Protocol):
+    """Volumes wherever they are (agent.volumes.service.VolumeService). Every call may be repeated."""
+
+    async def create(self, request: CreateVolume) -> Volume: ...
+
+    async def delete(self, volume_id: str) -> None: ...
+
+    async def get(self, volume_id: str) -> Volume: ...
+
+    async def list(self) -> list[Volume]: ...
+
+    async def publish(self, volume_id: str, node: str, *, access_mode: AccessMode, readonly: bool) -> Volume: ...
+
+    async def unpublish(self, volume_id: str, node: str | None) -> None: ...
+
+    async def expand(self, volume_id: str, required_bytes: int, limit_bytes: int) -> Volume: ...
+
+    async def capacity(self, tier: Tier | None, provisioning: Provisioning) -> int: ...
+
+    def health(self) -> TargetState: ...
+
+
+class NodeSide(Protocol):
+    """Volumes on this machine (agent.volumes.node.NodeVolumes). Every call may be repeated."""
+
+    async def stage(self, volume: Volume, staging_path: Path, mode: VolumeMode, *, readonly: bool = False) -> None: ...
+
+    async def unstage(self, volume_id: str, volume: Volume | None, staging_path: Path) -> None: ...
+
+    async def publish(
+        self, volume: Volume, staging_path: Path, target_path: Path, mode: VolumeMode, *, readonly: bool
+    ) -> None: ...
+
+    async def unpublish(self, volume_id: str, target_path: Path) -> None: ...
+
+    async def expand(self, volume: Volume, path: Path) -> int: ...
+
+    async def stats(self, volume: Volume, path: Path) -> VolumeStats: ...

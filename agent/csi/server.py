@@ -1,0 +1,91 @@
+"""The gRPC server of the CSI services on one UNIX socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+
+from agent.csi import endpoint as endpoints
+from agent.csi.controller import ControllerService
+from agent.csi.identity import IdentityService
+from agent.csi.interceptor import StatusInterceptor
+from agent.csi.node import NodeService
+from agent.csi.pb import csi_pb2_grpc
+from agent.csi.ports import NodeSide, Volumes
+from agent.errors import FailedPrecondition
+
+_log = logging.getLogger(__name__)
+
+_SOCKET_MODE = 0o600
+"""Whoever can connect can delete volumes and mount anywhere below the mount roots."""
+
+
+class CsiServer:
+    """Serves the given services at `unix:///abs/path` between `start` and `stop`."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        identity: IdentityService,
+        controller: ControllerService | None = None,
+        node: NodeService | None = None,
+    ) -> None:
+        self.path = endpoints.socket_path(endpoint)
+        self._identity = identity
+        self._controller = controller
+        self._node = node
+        self._server: grpc.aio.Server | None = None
+        self._inode = 0
+
+    async def start(self) -> None:
+        """Listen. Raises FailedPrecondition when the path is taken or cannot be bound."""
+        await endpoints.make_room(self.path)
+        server = grpc.aio.server(interceptors=[StatusInterceptor()])
+        add: Any = csi_pb2_grpc  # generated without types
+        add.add_IdentityServicer_to_server(self._identity, server)
+        if self._controller:
+            add.add_ControllerServicer_to_server(self._controller, server)
+        if self._node:
+            add.add_NodeServicer_to_server(self._node, server)
+        _bind(server, self.path)
+        self._inode = self.path.stat().st_ino
+        self._server = server
+        await server.start()
+        _log.info("serving CSI at unix://%s", self.path)
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Refuse new calls, give those in flight `grace_s` seconds, then cancel them; remove the socket."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        await server.stop(grace_s)
+        try:
+            if self.path.stat().st_ino == self._inode:
+                self.path.unlink()
+        except FileNotFoundError:  # gRPC removes it itself
+            return
+
+
+def build_server(volumes: Volumes, node: NodeSide, node_name: str, endpoint: str) -> CsiServer:
+    """The server of a machine that is its own controller (`quarry standalone`)."""
+    return CsiServer(
+        endpoint,
+        IdentityService(volumes),
+        ControllerService(volumes, only_node=node_name),
+        NodeService(volumes, node, node_name),
+    )
+
+
+def _bind(server: grpc.aio.Server, path: Path) -> None:
+    before = os.umask(0o777 & ~_SOCKET_MODE)  # gRPC binds here and now: at no time can others connect
+    try:
+        server.add_insecure_port(f"unix://{path}")
+    except RuntimeError as error:
+        raise FailedPrecondition(f"cannot listen at {path}: {error}") from error
+    finally:
+        os.umask(before)
+    path.chmod(_SOCKET_MODE)

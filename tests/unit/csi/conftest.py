@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent.csi.client import CsiClient
+from agent.csi.server import build_server
+
+from .fakes import MemoryNode, MemoryVolumes
+
+
+@dataclass
+class Driver:
+    """A running driver over in-memory volumes, and a client connected to its socket."""
+
+    endpoint: str
+    socket: Path
+    volumes: MemoryVolumes
+    node: MemoryNode
+    client: CsiClient
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A directory whose path leaves room for a socket name."""
+    folder = Path(tempfile.mkdtemp(prefix="q-csi-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def driver(short_dir: Path) -> AsyncIterator[Driver]:
+    endpoint = f"unix://{short_dir}/csi.sock"
+    volumes, node = MemoryVolumes(), MemoryNode()
+    server = build_server(volumes, node, "node-a", endpoint)
+    await server.start()
+    async with CsiClient(endpoint, timeout_s=10) as client:
+        yield Driver(endpoint, short_dir / "csi.sock", volumes, node, client)
+    await server.stop(0)
