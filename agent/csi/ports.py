@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.model import AccessMode, Provisioning, TargetState, Tier, Volume
-
 from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
 from agent.volumes.service import CreateVolume
 
