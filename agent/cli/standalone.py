@@ -14,8 +14,13 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(short_help="Run controller and node on this machine.")
 @click.option("--config", type=_PATH, metavar="FILE", help="YAML settings; flags win over the file.")
-@click.option("--state-dir", type=_PATH, metavar="DIR", help="Folder of the database and of the embedded target.")
-@click.option("--csi-endpoint", metavar="unix:///PATH", help="Where the CSI services are offered.")
+@click.option(
+    "--state-dir",
+    type=_PATH,
+    metavar="DIR",
+    help="Folder of the database and of the embedded target [default: /var/lib/quarry].",
+)
+@click.option("--csi-endpoint", metavar="unix:///PATH", help="Where CSI is served [default: STATE_DIR/csi.sock].")
 @click.option(
     "--spdk-socket",
     type=_PATH,
@@ -52,23 +57,9 @@ def standalone(log_level: str | None, log_format: str | None, config: Path | Non
     import asyncio
 
     from agent.config import load_settings
+
+    settings = load_settings(config, **flags)
+    configure_logs(log_level or settings.log.level, log_format or settings.log.format)
     from agent.daemon import Standalone
 
-    settings = load_settings(config, **overrides(flags))
-    configure_logs(log_level or settings.log.level, log_format or settings.log.format)
     asyncio.run(Standalone(settings).run_until_signal())
-
-
-def overrides(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were given, in the form of settings: paths absolute, disks parsed. Raises InvalidArgument."""
-    from agent.config import FileDisk
-
-    given = {name: value for name, value in flags.items() if value not in (None, ())}
-    for name in ("state_dir", "spdk_socket"):
-        if name in given:
-            given[name] = given[name].absolute()
-    if "mount_roots" in given:
-        given["mount_roots"] = tuple(root.absolute() for root in given["mount_roots"])
-    if "file_disks" in given:
-        given["file_disks"] = tuple(FileDisk.parse(text) for text in given["file_disks"])
-    return given

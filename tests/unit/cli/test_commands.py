@@ -52,7 +52,7 @@ def test_wrong_usage_exits_2_and_names_the_argument(args: list[str], words: list
         assert word in done.stderr
 
 
-@pytest.mark.parametrize("disk", ["/d", "/d:1GiB", "d:1GiB:nvme", "/d:much:nvme", "/d:1GiB:tape", "/d:-1:hdd", ""])
+@pytest.mark.parametrize("disk", ["/d", "/d:1GiB", "/d:much:nvme", "/d:1GiB:tape", "/d:-1:hdd", ""])
 def test_a_wrong_disk_is_one_line_that_says_what_would_be_right(disk: str, tmp_path: Path) -> None:
     done = quarry("standalone", "--state-dir", str(tmp_path), "--csi-endpoint", "unix:///x.sock", "--file-disk", disk)
     assert done.returncode == ExitCode.USAGE

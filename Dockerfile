@@ -1,0 +1,19 @@
+# The agent alone: the SPDK target runs beside it, in a container of its own.
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY agent agent
+RUN python -m venv /opt/quarry \
+    && /opt/quarry/bin/pip install --no-cache-dir --only-binary :all: --no-binary quarry-agent . \
+    && /opt/quarry/bin/pip uninstall --yes pip setuptools \
+    && /opt/quarry/bin/quarry version
+
+FROM python:3.11-slim-bookworm
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends e2fsprogs mount nvme-cli util-linux xfsprogs \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/quarry /opt/quarry
+ENV PATH=/opt/quarry/bin:$PATH
+# Root: mounting, loop devices and NVMe need it.
+ENTRYPOINT ["quarry"]
+CMD ["--help"]

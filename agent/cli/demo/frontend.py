@@ -1,0 +1,89 @@
+"""Which frontend this machine can show the demo with, and why not a better one."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.cli.demo.kernel import FS_TYPE
+from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, QuarryError, Unavailable
+from agent.host import process
+
+USER = "user"
+_CAP_SYS_ADMIN = 21
+"""Bit number in capabilities(7): needed to mount."""
+_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`reason` says why it is not a better one; empty when it is what was wanted."""
+
+    frontend: str
+    reason: str = ""
+
+
+async def choose(wanted: str, folder: Path) -> Choice:
+    """The frontend for `wanted` (auto, loop, nvme-tcp, user). Raises FailedPrecondition when that cannot be.
+
+    `auto` prefers a kernel block device: loop, which every Linux has, then nvme-tcp; without either, user space.
+    """
+    if wanted == USER:
+        return Choice(USER)
+    obstacle = _mounting_obstacle()
+    reasons = []
+    for frontend in ("loop", "nvme-tcp") if wanted == "auto" else (wanted,):
+        reason = obstacle or (await _loop_obstacle(folder) if frontend == "loop" else await _nvme_obstacle())
+        if not reason:
+            return Choice(frontend)
+        reasons.append(reason)
+    if wanted == "auto":
+        return Choice(USER, "; ".join(dict.fromkeys(reasons)))
+    raise FailedPrecondition(f"--frontend {wanted} cannot be used here: {reasons[0]}; --frontend user works anywhere")
+
+
+def _mounting_obstacle() -> str:
+    if os.geteuid() != 0:
+        return "not root"
+    status = Path("/proc/self/status").read_text()
+    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    if not int(effective, 16) >> _CAP_SYS_ADMIN & 1:
+        return "root may not mount here (no CAP_SYS_ADMIN, as in most containers)"
+    tools = ("mount", "umount", "blkid", f"mkfs.{FS_TYPE}", "resize2fs")
+    missing = [tool for tool in tools if process.find_program(tool) is None]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+async def _loop_obstacle(folder: Path) -> str:
+    """Tries it: a container may have /dev/loop-control and still not be allowed to use it."""
+    trial = folder / "trial.img"
+    with trial.open("wb") as file:
+        file.truncate(1 << 20)
+    device = ""
+    try:
+        done = await process.run(["losetup", "--find", "--show", str(trial)], timeout_s=_TIMEOUT_S)
+        device = done.stdout.strip()
+        os.close(os.open(device, os.O_RDONLY))  # there may be no node for it in this /dev
+    except (CommandFailed, DeadlineExceeded, FailedPrecondition, Unavailable, OSError) as error:
+        return f"no working loop devices ({error})"
+    finally:
+        if device:
+            with suppress(QuarryError):  # what stays is found again when the folder is swept
+                await process.run(["losetup", "--detach", device], timeout_s=_TIMEOUT_S)
+        trial.unlink()
+    return ""
+
+
+async def _nvme_obstacle() -> str:
+    if process.find_program("nvme") is None:
+        return "nvme-cli is not installed"
+    if not _has_fabrics() and process.find_program("modprobe"):
+        with suppress(QuarryError):  # a kernel without it: the device stays absent
+            await process.run(["modprobe", "nvme-tcp"], timeout_s=_TIMEOUT_S)
+    return "" if _has_fabrics() else "this kernel has no NVMe/TCP (module nvme-tcp)"
+
+
+def _has_fabrics() -> bool:
+    return Path("/dev/nvme-fabrics").exists()
