@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NVME_TCP_PORT = 4420
 """Port that NVMe over TCP uses by convention (IANA: nvme)."""
 
-_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
 _PERCENTILES = (50, 90, 99, 100)
 
 
