@@ -126,7 +126,7 @@ class Standalone:
         settings = self.settings
         frontends = {
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
-            Frontend.LOOP: LoopFrontend(self.volumes.local_path),
+            Frontend.LOOP: LoopFrontend(self.volumes.local_path, settings.state_dir / "node" / "loop"),
         }
         node_volumes = NodeVolumes(settings.node_name, settings.mount_roots, frontends, settings.state_dir / "node")
         return build_server(self.volumes, node_volumes, settings.node_name, settings.csi_endpoint)

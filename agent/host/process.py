@@ -31,6 +31,7 @@ REAP_TIMEOUT_S = 5.0
 
 PACKAGES: Mapping[str, str] = {
     "blkid": "util-linux",
+    "blockdev": "util-linux",
     "btrfs": "btrfs-progs",
     "e2fsck": "e2fsprogs",
     "losetup": "mount",

@@ -1,0 +1,91 @@
+"""What is on a block device: nothing (proven), a known filesystem, or something else.
+
+A wrong "nothing" destroys somebody's data, so blank takes two witnesses: libblkid's low-level probing finds no
+signature *and* both ends and samples between read as zeroes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.host import content, process
+
+PROBE_TIMEOUT_S = 30.0
+_NOTHING_FOUND = 2
+_AMBIVALENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """`description` is for a person. `never_mounted` is proof (False: not known) that nobody wrote files to it."""
+
+    blank: bool
+    description: str
+    fs_type: str = ""
+    uuid: str = ""
+    recognized: bool = False
+    """Some signature was found: a filesystem, a partition table, a volume manager, or several of them."""
+    never_mounted: bool = False
+    filesystem_bytes: int = 0
+    """Size in the superblock (ext2-4, xfs), else 0."""
+
+
+async def probe(device: Path) -> Content:
+    """Look at a device without changing it. CommandFailed when it cannot be read."""
+    found = await process.run(
+        ["blkid", "-p", "-o", "export", "--", str(device)],
+        timeout_s=PROBE_TIMEOUT_S,
+        ok_codes=(0, _NOTHING_FOUND, _AMBIVALENT),
+    )
+    facts = await _look(device)
+    if found.code == _AMBIVALENT:
+        return Content(False, "signatures of several kinds at once", recognized=True)
+    values = _parse_export(found.stdout)
+    fs_type = values.get("TYPE", "")
+    if fs_type or "PTTYPE" in values:
+        return Content(
+            False,
+            _describe(values),
+            fs_type=fs_type if values.get("USAGE", "filesystem") == "filesystem" else "",
+            uuid=values.get("UUID", "").lower(),
+            recognized=True,
+            never_mounted=facts.get("never_mounted") == 1,
+            filesystem_bytes=facts.get("filesystem_size") or 0,
+        )
+    first_data = facts["first_data"]
+    if first_data is not None:
+        return Content(False, f"data of an unknown kind (first at byte {first_data})")
+    return Content(True, "nothing")
+
+
+async def clear_ends(device: Path) -> None:
+    """Zero the first and last MiB: only for remains that are known to be ours."""
+    await process.run(_script("clear", device), timeout_s=PROBE_TIMEOUT_S)
+
+
+async def _look(device: Path) -> dict[str, int | None]:
+    done = await process.run(_script("look", device), timeout_s=PROBE_TIMEOUT_S)
+    facts: dict[str, int | None] = json.loads(done.stdout)
+    return facts
+
+
+def _script(action: str, device: Path) -> list[str]:
+    return [sys.executable, "-I", "-S", content.__file__, action, str(device)]
+
+
+def _parse_export(text: str) -> dict[str, str]:
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {name: value for name, _, value in pairs}
+
+
+def _describe(values: dict[str, str]) -> str:
+    if "TYPE" not in values:
+        return f"a {values['PTTYPE']} partition table"
+    label = f" labelled {values['LABEL']!r}" if values.get("LABEL") else ""
+    kind = {"filesystem": "filesystem", "raid": "volume manager or RAID member"}.get(
+        values.get("USAGE", ""), "signature"
+    )
+    return f"a {values['TYPE']} {kind}{label}"

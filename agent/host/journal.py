@@ -1,0 +1,68 @@
+"""Small durable notes on this machine, one JSON file each: what was about to be done when the power went."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Journal:
+    """Notes by key in one directory. A write or removal that returned survives `kill -9` and power loss.
+
+    A key comes from callers, so anything that is no plain name is simply absent; writing under it is a ValueError.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def read(self, key: str) -> dict[str, str] | None:
+        if not _KEY.fullmatch(key):
+            return None
+        try:
+            note = json.loads(self._file(key).read_bytes())
+        except (FileNotFoundError, ValueError):  # ValueError: not one of ours, since ours appear complete or not at all
+            return None
+        return {str(name): str(value) for name, value in note.items()} if isinstance(note, dict) else None
+
+    def write(self, key: str, note: dict[str, str]) -> None:
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{key!r} cannot be a file name")
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self._directory / f".{key}.new"
+        with draft.open("w") as file:
+            json.dump(note, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._file(key))
+        self._sync_directory()
+
+    def remove(self, key: str) -> None:
+        """Forget; absent is fine."""
+        if not _KEY.fullmatch(key):
+            return
+        try:
+            self._file(key).unlink()
+        except FileNotFoundError:
+            return
+        self._sync_directory()
+
+    def keys(self) -> list[str]:
+        try:
+            names = sorted(entry.name for entry in self._directory.iterdir())
+        except FileNotFoundError:
+            return []
+        return [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")]
+
+    def _file(self, key: str) -> Path:
+        return self._directory / f"{key}.json"
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

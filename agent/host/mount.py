@@ -1,0 +1,175 @@
+"""Mounts: what is mounted where (proc(5), /proc/pid/mountinfo), and making it so."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import CommandFailed, FailedPrecondition
+from agent.host import device as devices
+from agent.host import process
+from agent.host.paths import CheckedPath
+
+MOUNT_TIMEOUT_S = 60.0
+MOUNTINFO = Path("/proc/self/mountinfo")
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+_STACKED_MAX = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of mountinfo. `device` is major and minor; `root` the directory (or file) of it that is visible."""
+
+    device: tuple[int, int]
+    root: str
+    target: Path
+    options: frozenset[str]
+    """Of this mount (ro, nosuid, ...)."""
+    fs_type: str
+    source: str
+    super_options: frozenset[str]
+    """Of the filesystem, shared by all its mounts."""
+
+    @property
+    def readonly(self) -> bool:
+        return "ro" in self.options or "ro" in self.super_options
+
+
+def parse(text: str) -> list[Mount]:
+    """The lines of a mountinfo file, in order: of several mounts at one place the last is the visible one."""
+    mounts = []
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        fields, tail = before.split(" "), after.split(" ")
+        if not separator or len(fields) < 6 or len(tail) < 2:
+            continue
+        major, _, minor = fields[2].partition(":")
+        mounts.append(
+            Mount(
+                device=(int(major), int(minor)),
+                root=_unescape(fields[3]),
+                target=Path(_unescape(fields[4])),
+                options=frozenset(fields[5].split(",")),
+                fs_type=tail[0],
+                source=_unescape(tail[1]),
+                super_options=frozenset(tail[2].split(",") if len(tail) > 2 else ()),
+            )
+        )
+    return mounts
+
+
+def table() -> list[Mount]:
+    """All mounts of this process's namespace."""
+    return parse(MOUNTINFO.read_bytes().decode(errors="surrogateescape"))
+
+
+def at(target: Path) -> Mount | None:
+    """The visible mount whose mount point is exactly `target`."""
+    return next((mount for mount in reversed(table()) if mount.target == target), None)
+
+
+def uses(device: Path) -> list[Mount]:
+    """Every mount of the filesystem on a device, and every bind mount of its device node."""
+    return uses_of(devices.number(device))
+
+
+def uses_of(number: tuple[int, int]) -> list[Mount]:
+    """As `uses`, for a device by its major and minor number."""
+    return [mount for mount in table() if mount.device == number or _is_node_of(mount, number)]
+
+
+def is_node(target: Path, device: Path) -> bool:
+    """Whether `target` is a bind mount of the node of `device`."""
+    mount = at(target)
+    return mount is not None and _is_node_of(mount, devices.number(device))
+
+
+async def ensure_mounted(device: Path, target: CheckedPath, fs_type: str, options: Sequence[str]) -> None:
+    """Mount the filesystem on `device` at `target`. There already: fine; something else there: FailedPrecondition."""
+    readonly = "ro" in options
+    existing = at(target.real)
+    if existing is not None:
+        if existing.device != devices.number(device) or existing.root != "/":
+            raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
+        if existing.fs_type != fs_type:
+            raise FailedPrecondition(f"{target} is mounted as {existing.fs_type}, not as {fs_type}")
+        if existing.readonly != readonly:
+            raise FailedPrecondition(f"{target} is mounted {'read-only' if existing.readonly else 'writable'} already")
+        return
+    with target.opened() as name:
+        # --no-canonicalize: the name is a descriptor, which must not become a path again.
+        argv = ["mount", "--no-canonicalize", "-t", fs_type]
+        argv += ["-o", ",".join(options)] if options else []
+        await process.run([*argv, "--", str(device), name], timeout_s=MOUNT_TIMEOUT_S)
+
+
+async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
+    """Make the filesystem mounted at `source` visible at `target` too. Errors as `ensure_mounted`."""
+    wanted = at(source.real)
+    if wanted is None:
+        raise FailedPrecondition(f"nothing is mounted at {source}: stage the volume first")
+    if wanted.readonly and not readonly:
+        raise FailedPrecondition(f"{source} is mounted read-only, so it cannot be published writable")
+    existing = at(target.real)
+    if existing is not None:
+        if (existing.device, existing.root) != (wanted.device, wanted.root):
+            raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
+        if existing.readonly and not readonly:
+            raise FailedPrecondition(f"{target} is mounted read-only already")
+        if readonly and not existing.readonly:  # a crash between the two steps of a read-only bind
+            await _run_on(target, ["-o", "remount,bind,ro", "--"])
+        return
+    with source.opened() as origin:
+        await _run_on(target, ["-o", "bind,ro" if readonly else "bind", "--", origin])
+
+
+async def ensure_node_bound(device: Path, target: CheckedPath) -> None:
+    """Bind the node of a block device on the file `target`. Errors as `ensure_mounted`."""
+    existing = at(target.real)
+    if existing is not None:
+        if not _is_node_of(existing, devices.number(device)):
+            raise FailedPrecondition(f"{target} is in use: {existing.source}{existing.root} is mounted there")
+        return
+    await _run_on(target, ["-o", "bind", "--", str(device)])
+
+
+async def ensure_unmounted(target: Path) -> None:
+    """Unmount everything at exactly `target`, also mounts on top of each other; nothing there: fine.
+
+    FailedPrecondition while a process uses it.
+    """
+    for _ in range(_STACKED_MAX):
+        if at(target) is None:
+            return
+        try:
+            await process.run(["umount", "--no-canonicalize", "--", str(target)], timeout_s=MOUNT_TIMEOUT_S)
+        except CommandFailed as error:
+            if at(target) is not None:
+                raise FailedPrecondition(f"{target} cannot be unmounted: {error.stderr.strip()}") from error
+    if at(target) is not None:
+        raise FailedPrecondition(f"more than {_STACKED_MAX} mounts lie on top of each other at {target}")
+
+
+async def _run_on(target: CheckedPath, arguments: Sequence[str]) -> None:
+    with target.opened() as name:
+        await process.run(["mount", "--no-canonicalize", *arguments, name], timeout_s=MOUNT_TIMEOUT_S)
+
+
+def _is_node_of(mount: Mount, number: tuple[int, int]) -> bool:
+    # Device nodes live in a devtmpfs or tmpfs; asking only those keeps us from touching a filesystem that hangs.
+    if mount.fs_type not in ("devtmpfs", "tmpfs") or mount.root == "/":
+        return False
+    try:
+        found = os.lstat(mount.target)
+    except OSError:
+        return False
+    return stat.S_ISBLK(found.st_mode) and (os.major(found.st_rdev), os.minor(found.st_rdev)) == number
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes space, tab, newline, backslash and # as three octal digits."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

@@ -1,0 +1,339 @@
+"""The node side of a volume: attached, formatted, mounted and published on this machine, and back.
+
+The state is the machine's (mountinfo, sysfs, loop devices) and is read, never remembered, so each call may be repeated
+after a crash at any point. Each step back tolerates that the steps before it never happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import FailedPrecondition, NotFound, QuarryError, Unavailable
+from agent.host import device as devices
+from agent.host import filesystem, mount
+from agent.host.paths import CheckedPath, check_path
+from agent.model import Attachment, Frontend, Volume
+from agent.volumes.formatting import Filesystem, Formatter
+from agent.volumes.frontends import FrontendDriver
+from agent.volumes.guard import VolumeGuard
+
+__all__ = ["Block", "Filesystem", "NodeVolumes", "VolumeMode", "VolumeStats"]
+
+RESIZE_TIMEOUT_S = 15.0
+_POLL_S = 0.02
+_GROW_SLACK_BYTES = 16 << 20
+"""A filesystem is grown at stage only when this much is missing: sizes never match to the byte."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Access to the raw block device."""
+
+
+VolumeMode = Filesystem | Block
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeStats:
+    """Use of a published volume. A raw block device has a total only."""
+
+    total_bytes: int
+    used_bytes: int = 0
+    available_bytes: int = 0
+    total_inodes: int = 0
+    used_inodes: int = 0
+    available_inodes: int = 0
+
+
+class NodeVolumes:
+    """Volumes on this machine. One operation per volume at a time; a second one waits briefly, then Busy.
+
+    `state_dir` keeps what must survive a crash (agent.volumes.formatting); paths are accepted below `mount_roots` only.
+    Everything that mounts raises FailedPrecondition when the process may not.
+    """
+
+    def __init__(
+        self,
+        node_name: str,
+        mount_roots: Sequence[Path],
+        frontends: Mapping[Frontend, FrontendDriver],
+        state_dir: Path,
+    ) -> None:
+        self._node_name = node_name
+        self._roots = tuple(mount_roots)
+        self._frontends = dict(frontends)
+        self._formatter = Formatter(state_dir / "formatting")
+        self._guard = VolumeGuard()
+
+    async def stage(self, volume: Volume, staging_path: Path, mode: VolumeMode, *, readonly: bool = False) -> None:
+        """Attach the volume and, as a filesystem, mount it at `staging_path`, formatted first if it is blank.
+
+        FailedPrecondition: not published to this node, other data on it, in use in another way. InvalidArgument for
+        the path or the options. Unavailable: the target cannot be reached now.
+        """
+        attachment = self._attachment(volume)
+        path = check_path("staging_target_path", staging_path, self._roots)
+        if isinstance(mode, Filesystem):
+            filesystem.check_options(mode.fs_type, mode.mount_flags, mode.mkfs_options)
+        devices.require_admin()
+        async with self._guard.hold(volume.meta.name), self._attached(volume) as device:
+            if isinstance(mode, Block):
+                _refuse_filesystem_use(device)
+                return
+            path.make_directory()
+            await self._mount(volume, device, path, mode, readonly=readonly or attachment.readonly)
+
+    async def unstage(self, volume_id: str, volume: Volume | None, staging_path: Path) -> None:
+        """Unmount and detach. Never staged, or volume unknown: fine. FailedPrecondition while still published."""
+        path = check_path("staging_target_path", staging_path, self._roots)
+        async with self._guard.hold(volume_id):
+            staged = mount.at(path.real)
+            device = await self._driver(volume).find(volume) if volume is not None else None
+            if staged is not None or device is not None:
+                devices.require_admin()
+            in_use = mount.uses(device) if device else mount.uses_of(staged.device) if staged else []
+            elsewhere = [str(found.target) for found in in_use if found.target != path.real]
+            if elsewhere:
+                raise FailedPrecondition(f"volume {volume_id} is still in use at {', '.join(sorted(elsewhere))}")
+            await mount.ensure_unmounted(path.real)
+            for driver in [self._driver(volume)] if volume is not None else self._frontends.values():
+                await driver.detach(volume_id, volume)
+
+    async def publish(
+        self, volume: Volume, staging_path: Path, target_path: Path, mode: VolumeMode, *, readonly: bool
+    ) -> None:
+        """Make a staged volume visible at `target_path`: bind mount, or the node of its block device on a file.
+
+        FailedPrecondition: not staged, target in use. InvalidArgument: a path.
+        """
+        attachment = self._attachment(volume)
+        staging = check_path("staging_target_path", staging_path, self._roots)
+        target = check_path("target_path", target_path, self._roots)
+        devices.require_admin()
+        readonly = readonly or attachment.readonly
+        async with self._guard.hold(volume.meta.name):
+            device = await self._driver(volume).find(volume)
+            if device is None:
+                raise FailedPrecondition(f"volume {volume.meta.name} is not staged on this node")
+            try:
+                if isinstance(mode, Block):
+                    await _publish_block(device, target, readonly=readonly)
+                else:
+                    await _publish_filesystem(device, staging, target, readonly=readonly)
+            except QuarryError:
+                _remove_unless_mounted(target)
+                raise
+
+    async def unpublish(self, volume_id: str, target_path: Path) -> None:
+        """Unmount and remove `target_path`. Not there: fine. FailedPrecondition while a process uses it."""
+        target = check_path("target_path", target_path, self._roots)
+        async with self._guard.hold(volume_id):
+            if mount.at(target.real) is not None:
+                devices.require_admin()
+                await mount.ensure_unmounted(target.real)
+            try:
+                target.remove()
+            except OSError as error:
+                raise FailedPrecondition(f"{target} cannot be removed: {error.strerror}") from error
+
+    async def expand(self, volume: Volume, path: Path) -> int:
+        """Let the device and the filesystem on it grow to the volume's size, in use; returns the device's bytes.
+
+        NotFound when the volume is not at `path`; Unavailable when the kernel does not see the new size.
+        """
+        async with self._guard.hold(volume.meta.name):
+            device = await self._device_at(volume, path)
+            devices.require_admin()
+            await self._driver(volume).rescan(volume, device)
+            size = await _wait_for_size(device, _recorded_bytes(volume))
+            mounts = [found for found in mount.uses(device) if not mount.is_node(found.target, device)]
+            if mounts:
+                writable = [found for found in mounts if not found.readonly]
+                if not writable:
+                    raise FailedPrecondition(f"volume {volume.meta.name} is mounted read-only, so it cannot grow")
+                await filesystem.grow(device, writable[0].fs_type, writable[0].target)
+            return size
+
+    async def stats(self, volume: Volume, path: Path) -> VolumeStats:
+        """Bytes and inodes of the volume at `path`; a raw block device: its size. NotFound when it is not there."""
+        device = await self._device_at(volume, path)
+        real = _real(path)
+        found = mount.at(real)
+        if found is None:
+            raise NotFound("published volume", str(path))
+        if mount.is_node(real, device):
+            return VolumeStats(total_bytes=devices.size_bytes(device))
+        usage = filesystem.usage(real)
+        return VolumeStats(
+            usage.total_bytes,
+            usage.used_bytes,
+            usage.available_bytes,
+            usage.total_inodes,
+            usage.used_inodes,
+            usage.available_inodes,
+        )
+
+    async def release_leftovers(self, volumes: Sequence[Volume]) -> list[str]:
+        """Detach what a crash left behind: devices of volumes that are not published to this node and not in use.
+
+        `volumes`: all that exist. Returns the ids. What is still mounted stays: its data may not be written yet.
+        """
+        wanted = {volume.meta.name for volume in volumes if _attachment_of(volume, self._node_name)}
+        by_name = {volume.meta.name: volume for volume in volumes}
+        released = []
+        for driver in self._frontends.values():
+            for name in set(await driver.known()) - wanted:
+                volume = by_name.get(name)
+                try:
+                    async with self._guard.hold(name):
+                        device = await driver.find(volume) if volume else None
+                        if device is None or not mount.uses(device):
+                            await driver.detach(name, volume)
+                            released.append(name)
+                except QuarryError as error:
+                    log.warning("the device of volume %s is left attached: %s", name, error)
+        return sorted(released)
+
+    @asynccontextmanager
+    async def _attached(self, volume: Volume) -> AsyncIterator[Path]:
+        """The device for the block; when the block fails and the device is new and unused, it is detached again."""
+        driver = self._driver(volume)
+        before = await driver.find(volume)
+        try:
+            device = await driver.attach(volume)
+            _check_size(volume, device)
+            yield device
+        except QuarryError:
+            if before is None:
+                await _detach_unused(driver, volume)
+            raise
+
+    async def _mount(
+        self, volume: Volume, device: Path, path: CheckedPath, mode: Filesystem, *, readonly: bool
+    ) -> None:
+        elsewhere = sorted(str(found.target) for found in mount.uses(device) if found.target != path.real)
+        if mount.at(path.real) is None:
+            if elsewhere:
+                raise FailedPrecondition(f"volume {volume.meta.name} is in use at {', '.join(elsewhere)}")
+            found = await self._formatter.ensure(volume, device, mode, readonly=readonly)
+        else:
+            found = None  # mounted already: ensure_mounted compares
+        options = [*(["ro"] if readonly else []), *mode.mount_flags, *(["nouuid"] if mode.fs_type == "xfs" else [])]
+        await mount.ensure_mounted(device, path, mode.fs_type, options)
+        # A clone, or a volume expanded while it was nowhere mounted, has a filesystem smaller than its device.
+        if found and not readonly and 0 < found.filesystem_bytes < devices.size_bytes(device) - _GROW_SLACK_BYTES:
+            await filesystem.grow(device, mode.fs_type, path.real)
+
+    async def _device_at(self, volume: Volume, path: Path) -> Path:
+        device = await self._driver(volume).find(volume)
+        real = _real(path)
+        if device is None or not _exists(real):
+            raise NotFound("published volume", str(path))
+        uses = mount.uses(device)
+        # A raw block volume is staged without a mount, so its staging path is nothing but a path.
+        raw = not any(found.device == devices.number(device) for found in uses)
+        if not raw and not any(found.target == real for found in uses):
+            raise NotFound("published volume", str(path))
+        return device
+
+    def _driver(self, volume: Volume) -> FrontendDriver:
+        driver = self._frontends.get(volume.spec.frontend)
+        if driver is None:
+            raise FailedPrecondition(f"this node does not offer the frontend {volume.spec.frontend}")
+        return driver
+
+    def _attachment(self, volume: Volume) -> Attachment:
+        found = _attachment_of(volume, self._node_name)
+        if found is None:
+            raise FailedPrecondition(f"volume {volume.meta.name} is not published to node {self._node_name}")
+        return found
+
+
+async def _publish_filesystem(device: Path, staging: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
+    staged = mount.at(staging.real)
+    if staged is None or staged.device != devices.number(device):
+        raise FailedPrecondition(f"the volume is not mounted at {staging}: stage it first")
+    target.make_directory()
+    await mount.ensure_bound(staging, target, readonly=readonly)
+
+
+async def _publish_block(device: Path, target: CheckedPath, *, readonly: bool) -> None:
+    _refuse_filesystem_use(device)
+    if devices.is_readonly(device) != readonly:
+        others = [str(found.target) for found in mount.uses(device) if found.target != target.real]
+        if others:
+            raise FailedPrecondition(
+                f"the volume is published {'writable' if readonly else 'read-only'} at {others[0]}"
+            )
+        await devices.set_readonly(device, readonly)
+    target.make_file()
+    await mount.ensure_node_bound(device, target)
+
+
+def _refuse_filesystem_use(device: Path) -> None:
+    number = devices.number(device)
+    mounted = [str(found.target) for found in mount.uses(device) if found.device == number]
+    if mounted:
+        raise FailedPrecondition(f"the volume is mounted as a filesystem at {mounted[0]}")
+
+
+def _remove_unless_mounted(target: CheckedPath) -> None:
+    if mount.at(target.real) is None:
+        try:
+            target.remove()
+        except (OSError, QuarryError) as error:
+            log.warning("%s is left behind: %s", target, error)
+
+
+async def _detach_unused(driver: FrontendDriver, volume: Volume) -> None:
+    """A final error must leave nothing behind; failing at that is told in the log, the first error to the caller."""
+    try:
+        device = await driver.find(volume)
+        if device is None or not mount.uses(device):
+            await driver.detach(volume.meta.name, volume)
+    except QuarryError as error:
+        log.warning("the device of volume %s is left attached: %s", volume.meta.name, error)
+
+
+def _check_size(volume: Volume, device: Path) -> None:
+    """A device smaller than the volume is not this volume, or a stale view of it: nothing is written to it."""
+    size, recorded = devices.size_bytes(device), _recorded_bytes(volume)
+    if size < recorded:
+        raise FailedPrecondition(f"{device} has {size} bytes where volume {volume.meta.name} has {recorded}")
+
+
+async def _wait_for_size(device: Path, at_least: int) -> int:
+    deadline = time.monotonic() + RESIZE_TIMEOUT_S
+    while (size := devices.size_bytes(device)) < at_least:
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{device} still has {size} bytes of {at_least}")
+        await asyncio.sleep(_POLL_S)
+    return size
+
+
+def _recorded_bytes(volume: Volume) -> int:
+    return max(volume.status.size_bytes, volume.spec.size_bytes)
+
+
+def _attachment_of(volume: Volume, node_name: str) -> Attachment | None:
+    return next((found for found in volume.spec.attachments if found.node == node_name), None)
+
+
+def _exists(path: Path) -> bool:
+    return os.path.lexists(path)
+
+
+def _real(path: Path) -> Path:
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):
+        raise NotFound("published volume", str(path)) from None
