@@ -133,7 +133,6 @@ async def create(
     *,
     thin: bool = True,
     clear_method: ClearMethod | None = None,
-    uuid: str | None = None,
 ) -> str:
     """Make an lvol; returns its UUID, which is also its bdev's name.
 
@@ -147,7 +146,6 @@ async def create(
         size_in_mib=mebibytes("size_bytes", size_bytes),
         thin_provision=thin,
         clear_method=clear_method,
-        uuid=uuid,
     )
     return read("bdev_lvol_create", await rpc.call("bdev_lvol_create", params), str)
 

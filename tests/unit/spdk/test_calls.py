@@ -75,7 +75,7 @@ CALLS: list[tuple[str, Call, Any]] = [
     ("lvol.rename_lvstore", lambda r: lvol.rename_lvstore(r, "p", "q"), True),
     ("lvol.delete_lvstore", lambda r: lvol.delete_lvstore(r, "p"), True),
     ("lvol.list_lvols", lambda r: lvol.list_lvols(r, "p"), []),
-    ("lvol.create", lambda r: lvol.create(r, "p", "v", 8 * MIB, thin=False, clear_method="none", uuid=UUID), UUID),
+    ("lvol.create", lambda r: lvol.create(r, "p", "v", 8 * MIB, thin=False, clear_method="none"), UUID),
     ("lvol.create", lambda r: lvol.create(r, "p", "v", MIB), UUID),
     ("lvol.delete", lambda r: lvol.delete(r, "p/v"), True),
     ("lvol.resize", lambda r: lvol.resize(r, "p/v", 4 * MIB), True),
