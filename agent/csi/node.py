@@ -11,7 +11,7 @@ from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import Filesystem, NodeSide, VolumeMode, Volumes
 from agent.errors import FailedPrecondition, NotFound, OutOfRange
-from agent.model import Attachment, Volume
+from agent.model import Volume
 
 _Rpc = csi.NodeServiceCapability.RPC
 _CAPABILITIES = (
@@ -49,9 +49,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         staging = validation.path("staging_target_path", request.staging_target_path)
         access = validation.required_capability(request)
         volume = await self._volumes.get(volume_id)
-        attachment = self._attachment(volume)
         mode = _mode(request.volume_capability, access.volume_mode, volume)
-        await self._node.stage(volume, staging, mode, readonly=access.readonly or attachment.readonly)
+        await self._node.stage(volume, staging, mode, readonly=access.readonly)
         return csi.NodeStageVolumeResponse()
 
     async def NodeUnstageVolume(  # noqa: N802
@@ -73,9 +72,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             raise FailedPrecondition("staging_target_path: missing; stage the volume first and say where")
         staging = validation.path("staging_target_path", request.staging_target_path)
         volume = await self._volumes.get(volume_id)
-        readonly = request.readonly or access.readonly or self._attachment(volume).readonly
         mode = _mode(request.volume_capability, access.volume_mode, volume)
-        await self._node.publish(volume, staging, target, mode, readonly=readonly)
+        await self._node.publish(volume, staging, target, mode, readonly=request.readonly or access.readonly)
         return csi.NodePublishVolumeResponse()
 
     async def NodeUnpublishVolume(  # noqa: N802
@@ -114,15 +112,6 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             return await self._volumes.get(volume_id)
         except NotFound:
             return None
-
-    def _attachment(self, volume: Volume) -> Attachment:
-        """The permission for this node, without which nothing is mounted here: the fence, also for local devices."""
-        for attachment in volume.spec.attachments:
-            if attachment.node == self._node_name:
-                return attachment
-        raise FailedPrecondition(
-            f"volume {volume.meta.name} is not published to node {self._node_name}; call ControllerPublishVolume first"
-        )
 
 
 def _mode(capability: csi.VolumeCapability, mode: VolumeMode, volume: Volume) -> VolumeMode:

@@ -6,12 +6,16 @@ running, repeat the call"; every other code is final, "nothing happened and noth
 
 from __future__ import annotations
 
+import string
+from urllib.parse import quote
+
 import grpc
 
 from agent import errors
 
-_MESSAGE_MAX = 1500
-"""Status messages travel in an HTTP/2 header, percent-encoded, beside others in at most 8 KiB."""
+_MESSAGE_CHARACTERS_MAX = 1500
+_MESSAGE_BYTES_MAX = 6000
+"""A status message travels percent-encoded in HTTP/2 trailers, and gRPC drops trailers of more than 8 KiB at random."""
 
 
 class InvalidToken(errors.QuarryError):
@@ -45,4 +49,9 @@ def code_of(error: errors.QuarryError) -> grpc.StatusCode:
 
 def message_of(error: errors.QuarryError) -> str:
     """What the caller reads: the error's sentence, cut to what a status can carry."""
-    return errors.shorten(str(error), _MESSAGE_MAX)
+    limit = _MESSAGE_CHARACTERS_MAX
+    while True:
+        message = errors.shorten(str(error), limit)
+        if len(quote(message, safe=string.printable)) <= _MESSAGE_BYTES_MAX:
+            return message
+        limit = limit * 2 // 3

@@ -73,29 +73,20 @@ async def test_mount_flags_arrive(driver: Driver, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "readonly"),
-    [({}, False), ({"readonly": True}, True), ({"mode": Mode.MULTI_NODE_READER_ONLY}, True)],
+    ("mode", "readonly"),
+    [(Mode.SINGLE_NODE_WRITER, False), (Mode.SINGLE_NODE_READER_ONLY, True), (Mode.MULTI_NODE_READER_ONLY, True)],
 )
-async def test_a_read_only_attachment_is_staged_and_published_read_only(
-    driver: Driver, tmp_path: Path, how: dict[str, Any], readonly: bool
-) -> None:
-    volume_id = await published(driver, block=True, **how)
-    await driver.client.stage(volume_id, tmp_path, block=True)
-    await driver.client.node_publish(volume_id, tmp_path, tmp_path / "t", block=True)
+async def test_reader_modes_are_read_only(driver: Driver, tmp_path: Path, mode: Mode.Mode, readonly: bool) -> None:
+    volume_id = await published(driver)
+    use, target = capability(block=True, mode=mode), tmp_path / "t"
+    stage = csi.NodeStageVolumeRequest(volume_id=volume_id, staging_target_path=str(tmp_path), volume_capability=use)
+    await driver.client.call("Node/NodeStageVolume", stage)
+    publish = csi.NodePublishVolumeRequest(
+        volume_id=volume_id, staging_target_path=str(tmp_path), target_path=str(target), volume_capability=use
+    )
+    await driver.client.call("Node/NodePublishVolume", publish)
     (staged,) = driver.node.staged.values()
-    assert (staged.mode, staged.readonly, staged.targets) == (Block(), readonly, {tmp_path / "t": readonly})
-
-
-async def test_nothing_is_mounted_on_a_node_the_volume_is_not_published_to(driver: Driver, tmp_path: Path) -> None:
-    volume_id = await driver.client.create_volume("pvc-1", GIB)
-    for call in (
-        driver.client.stage(volume_id, tmp_path),
-        driver.client.node_publish(volume_id, tmp_path, tmp_path / "t"),
-    ):
-        with pytest.raises(CallFailed) as caught:
-            await call
-        assert caught.value.code is StatusCode.FAILED_PRECONDITION
-        assert "ControllerPublishVolume" in caught.value.details
+    assert (staged.mode, staged.readonly, staged.targets) == (Block(), readonly, {target: readonly})
 
 
 MOUNT = capability()
