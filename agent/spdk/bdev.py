@@ -151,11 +151,17 @@ async def wait_for_examine(rpc: Rpc, *, timeout_s: float | None = None) -> None:
 
 
 async def aio_create(
-    rpc: Rpc, name: str, filename: str, block_bytes: int | None = None, *, uuid: str | None = None
+    rpc: Rpc,
+    name: str,
+    filename: str,
+    block_bytes: int | None = None,
+    *,
+    uuid: str | None = None,
+    timeout_s: float | None = None,
 ) -> str:
     """A bdev over a file or block device by Linux AIO; returns its name. -17 taken, -2 no file, -22 bad block size."""
     params = given(name=name, filename=filename, block_size=block_bytes, uuid=uuid)
-    return read("bdev_aio_create", await rpc.call("bdev_aio_create", params), str)
+    return read("bdev_aio_create", await rpc.call("bdev_aio_create", params, timeout_s=timeout_s), str)
 
 
 async def aio_delete(rpc: Rpc, name: str) -> None:
@@ -169,11 +175,17 @@ async def aio_rescan(rpc: Rpc, name: str) -> None:
 
 
 async def uring_create(
-    rpc: Rpc, name: str, filename: str, block_bytes: int | None = None, *, uuid: str | None = None
+    rpc: Rpc,
+    name: str,
+    filename: str,
+    block_bytes: int | None = None,
+    *,
+    uuid: str | None = None,
+    timeout_s: float | None = None,
 ) -> str:
     """A bdev over a file or block device by io_uring; returns its name (bdev_uring_create)."""
     params = given(name=name, filename=filename, block_size=block_bytes, uuid=uuid)
-    return read("bdev_uring_create", await rpc.call("bdev_uring_create", params), str)
+    return read("bdev_uring_create", await rpc.call("bdev_uring_create", params, timeout_s=timeout_s), str)
 
 
 async def uring_delete(rpc: Rpc, name: str) -> None:

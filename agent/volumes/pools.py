@@ -22,6 +22,11 @@ from agent.volumes.placement import Ledger, Pool
 
 log = logging.getLogger(__name__)
 
+LOAD_TIMEOUT_S = 600.0
+"""How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
+
+_TIB = 1 << 40
+
 
 class Pools:
     """Ensures pools and tells the ledger what they have."""
@@ -39,7 +44,7 @@ class Pools:
             disk for disk in await self._store.list(Disk) if disk.spec.claimed and disk.status.node == self._node
         ]
         bases = await asyncio.gather(*(self._ensure_base(disk) for disk in claimed))
-        await bdev.wait_for_examine(self._rpc)
+        await bdev.wait_for_examine(self._rpc, timeout_s=LOAD_TIMEOUT_S)
         disks = [disk for disk, error in bases if error is None]
         for disk, error in bases:
             if error is not None:
@@ -60,7 +65,9 @@ class Pools:
     async def _ensure_base(self, disk: Disk) -> tuple[Disk, QuarryError | None]:
         try:
             if await bdev.get(self._rpc, disk.bdev_name) is None:
-                await bdev.aio_create(self._rpc, disk.bdev_name, disk.status.path, disk.status.block_bytes)
+                await bdev.aio_create(
+                    self._rpc, disk.bdev_name, disk.status.path, disk.status.block_bytes, timeout_s=LOAD_TIMEOUT_S
+                )
         except RpcError as error:
             if await bdev.get(self._rpc, disk.bdev_name) is None:
                 return disk, error
@@ -93,8 +100,9 @@ class Pools:
             disk.bdev_name,
             disk.pool_name,
             cluster_bytes=self._settings.cluster_bytes,
-            md_ratio=self._settings.metadata_pages_ratio,
+            md_ratio=metadata_ratio(disk.status.size_bytes, self._settings),
             clear_method="none",
+            timeout_s=LOAD_TIMEOUT_S,
         )
 
     async def _record(self, disk: Disk, info: lvol.LvstoreInfo) -> Disk:
@@ -125,3 +133,13 @@ class Pools:
         stored = await self._store.get(Disk, disk.meta.name) or disk
         phase = stored.status.phase if stored.status.phase is DiskPhase.FORMATTING else DiskPhase.FAILED
         await self._store.update(replace(stored, status=replace(stored.status, phase=phase, message=str(error))))
+
+
+def metadata_ratio(size_bytes: int, settings: PoolSettings) -> int:
+    """`num_md_pages_per_cluster_ratio` (a percentage) that gives a pool of `size_bytes` its metadata pages.
+
+    As few as will do: pages bound the number of volumes, but each is read when the pool is loaded after a crash.
+    """
+    pages = settings.metadata_pages_min + settings.metadata_pages_per_tib * size_bytes // _TIB
+    clusters = max(1, size_bytes // settings.cluster_bytes)
+    return max(1, -(-pages * 100 // clusters))
