@@ -25,7 +25,7 @@ from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
 from agent.store.local import LocalStore, open_local
 from agent.volumes.bringup import TargetKeeper
-from agent.volumes.frontends import LoopFrontend, NvmeTcpFrontend
+from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.node import NodeVolumes
 from agent.volumes.placement import Ledger
@@ -49,6 +49,7 @@ class Standalone:
     rpc: Client
     volumes: VolumeService
     keeper: TargetKeeper
+    node: NodeVolumes
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -101,6 +102,7 @@ class Standalone:
         await self.rpc.start()
         server = self._csi_server(node)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
+        await self.node.release_leftovers(await self.volumes.list())
         await server.start()
         log.info("serving CSI on %s for node %s", settings.csi_endpoint, settings.node_name)
 
@@ -123,13 +125,13 @@ class Standalone:
             log.info("stopping")
 
     def _csi_server(self, node: StorageNode) -> CsiServer:
-        settings = self.settings
-        frontends = {
+        settings, notes = self.settings, self.settings.state_dir / "node"
+        frontends: dict[Frontend, FrontendDriver] = {
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
-            Frontend.LOOP: LoopFrontend(self.volumes.local_path, settings.state_dir / "node" / "loop"),
+            Frontend.LOOP: LoopFrontend(self.volumes.local_path, notes / "loop"),
         }
-        node_volumes = NodeVolumes(settings.node_name, settings.mount_roots, frontends, settings.state_dir / "node")
-        return build_server(self.volumes, node_volumes, settings.node_name, settings.csi_endpoint)
+        self.node = NodeVolumes(settings.node_name, settings.mount_roots, frontends, notes)
+        return build_server(self.volumes, self.node, settings.node_name, settings.csi_endpoint)
 
     async def _target_socket(self) -> Path:
         """The socket of the target: the given one, or that of an embedded target started here."""
@@ -137,7 +139,7 @@ class Standalone:
         if settings.spdk_socket is not None:
             return settings.spdk_socket
         socket = settings.state_dir / "target.sock"
-        target = EmbeddedTarget(socket, settings.state_dir / "target", settings.nvmf_address)
+        target = EmbeddedTarget(socket, settings.state_dir / "target", nvmf_address=settings.nvmf_address)
         self._closers.push_async_callback(target.stop)
         await target.start()
         return socket
