@@ -1,0 +1,29 @@
+"""NVMe-oF in the embedded target: subsystems exported over NVMe/TCP, and controllers attached as bdevs."""
+
+from __future__ import annotations
+
+from agent.spdk.embedded.bdev import BdevRegistry
+from agent.spdk.embedded.nvmf.rpc_namespace import NamespaceMethods
+from agent.spdk.embedded.nvmf.rpc_subsystem import SubsystemMethods
+from agent.spdk.embedded.nvmf.rpc_transport import TransportMethods
+from agent.spdk.embedded.nvmf.target import Target
+from agent.spdk.embedded.rpc import Methods
+
+
+class Nvmf:
+    """The running NVMe-oF half of the target. `close` cuts all hosts and lets all controllers go."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    async def close(self) -> None:
+        await self.target.close()
+
+
+def register(methods: Methods, bdevs: BdevRegistry, bind_address: str | None = None) -> Nvmf:
+    """Add the `nvmf_*` and `bdev_nvme_*` methods. `bind_address` is the only address listeners may use, if given."""
+    target = Target(bind_address)
+    TransportMethods(target).register(methods)
+    SubsystemMethods(target).register(methods)
+    NamespaceMethods(target, bdevs).register(methods)
+    return Nvmf(target)

@@ -60,6 +60,12 @@ class Ports:
             for port in ports:
                 await self._shut(port)
 
+    @property
+    def unassociated(self) -> int:
+        """Connections without an accepted Connect."""
+        self._waiting = {connection for connection in self._waiting if connection.controller is None}
+        return len(self._waiting)
+
     async def _listen(self, address: Address) -> _Port:
         ip = ipaddress.ip_address(address.host)
         if (address.family == "IPv6") != (ip.version == 6):
@@ -96,9 +102,7 @@ class Ports:
 
     def _crowded(self) -> bool:
         """True when too many connections wait for their Connect."""
-        if len(self._waiting) >= CONNECTIONS_UNASSOCIATED_MAX:
-            self._waiting = {connection for connection in self._waiting if connection.controller is None}
-        return len(self._waiting) >= CONNECTIONS_UNASSOCIATED_MAX
+        return len(self._waiting) >= CONNECTIONS_UNASSOCIATED_MAX <= self.unassociated
 
     @staticmethod
     async def _shut(port: _Port) -> None:
