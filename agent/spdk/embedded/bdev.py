@@ -64,11 +64,12 @@ class IoHints:
     preferred_unmap_granularity: int = 0
 
 
-IO_TYPES = tuple(
-    "read write unmap flush reset nvme_admin nvme_io nvme_io_md write_zeroes zcopy get_zone_info zone_management "
-    "zone_append compare compare_and_write abort seek_hole seek_data copy nvme_iov_md nvme_nssr "
-    "write_uncorrectable".split()
+IO_TYPES = (
+    *("read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "nvme_io_md", "write_zeroes", "zcopy"),
+    *("get_zone_info", "zone_management", "zone_append", "compare", "compare_and_write", "abort", "seek_hole"),
+    *("seek_data", "copy", "nvme_iov_md", "nvme_nssr", "write_uncorrectable"),
 )
+"""Names in `supported_io_types`, in the order of the real answer."""
 
 T = TypeVar("T")
 

@@ -1,0 +1,66 @@
+"""The embedded target as a process: builds its parts, runs until SIGTERM or SIGINT, takes them down in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+from agent.spdk.embedded.bdev import BdevRegistry
+from agent.spdk.embedded.bdev_methods import BdevMethods
+from agent.spdk.embedded.rpc import Methods
+from agent.spdk.embedded.server import FileLock, JsonRpcServer
+
+log = logging.getLogger(__name__)
+
+
+async def run_target(rpc_socket: Path, state_dir: Path, nvmf_address: str | None) -> None:
+    """Serve until SIGTERM or SIGINT. `nvmf_address` is the only address NVMe/TCP may listen on, None for any.
+
+    Raises FailedPrecondition when another target has the socket or the state directory.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything is served
+    log.warning("embedded target: a stand-in for spdk_tgt for development, demos and tests; not for production")
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_serve(rpc_socket, state_dir, nvmf_address, stop))
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _serve(rpc_socket: Path, state_dir: Path, nvmf_address: str | None, stop: asyncio.Event) -> None:
+    lock = FileLock(state_dir / "target.lock", f"state directory {state_dir}")
+    methods, bdevs = Methods(), BdevRegistry()
+
+    async def examine(_: object) -> None:
+        return None
+
+    BdevMethods(bdevs, examine).register(methods)
+    server = JsonRpcServer(methods, rpc_socket)
+    try:
+        await server.start()
+        await stop.wait()
+    finally:
+        await server.stop()
+        lock.release()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Embedded stand-in for spdk_tgt.")
+    parser.add_argument("--rpc-socket", type=Path, required=True)
+    parser.add_argument("--state-dir", type=Path, required=True)
+    parser.add_argument("--nvmf-address", default=None)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(run_target(arguments.rpc_socket.absolute(), arguments.state_dir.absolute(), arguments.nvmf_address))
+
+
+if __name__ == "__main__":
+    main()
