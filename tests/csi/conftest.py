@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -45,10 +46,8 @@ async def machine() -> AsyncIterator[Machine]:
             await agent.wait_ready(30)
             yield Machine(folder, settings, agent, client)
     finally:
-        left = _mounts_below(folder)
-        if not left:
-            shutil.rmtree(folder, ignore_errors=True)
-    assert not left, f"left mounted: {left}"
+        left = _sweep(folder)
+    assert not left, f"left behind: {left}"
 
 
 def _free_port() -> int:
@@ -58,6 +57,23 @@ def _free_port() -> int:
         return port
 
 
-def _mounts_below(folder: Path) -> list[str]:
+def _sweep(folder: Path) -> list[str]:
+    """Remove the folder and whatever a failed test left of it in the kernel; returns what that was."""
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [each for each in mounts if each.startswith(f"{folder}{os.sep}")]
+    mounts = [each for each in mounts if each.startswith(f"{folder}{os.sep}")]
+    for each in reversed(mounts):
+        subprocess.run(["umount", "-l", each], check=False, timeout=10)
+    loops = [
+        f"/dev/{file.parts[3]}" for file in Path("/sys/block").glob("loop*/loop/backing_file") if _is_in(folder, file)
+    ]
+    for device in loops:
+        subprocess.run(["losetup", "-d", device], check=False, timeout=10)
+    shutil.rmtree(folder, ignore_errors=True)
+    return mounts + loops
+
+
+def _is_in(folder: Path, backing_file: Path) -> bool:
+    try:
+        return backing_file.read_text().startswith(f"{folder}{os.sep}")
+    except OSError:  # detached meanwhile
+        return False
