@@ -1,0 +1,57 @@
+"""The bench runs to its end and reports everything it promises."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.bench.results import Latency, Results, verdicts
+from tests.bench.target import find_real
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("target", ["embedded", pytest.param("real", marks=pytest.mark.real)])
+async def test_quick_run(target: str, tmp_path: Path) -> None:
+    if target == "real" and find_real() is None:
+        pytest.skip("no spdk_tgt: neither SPDK_TGT nor PATH names one")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench", "--quick", "--target", target, "-o", "json"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        output = (await asyncio.wait_for(process.communicate(), 100))[0]
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    assert process.returncode == 0
+    found = msgspec.json.decode(output, type=Results, strict=False)
+    assert found.target == target
+    assert [rate.callers for rate in found.rates] == [1, 8]
+    for rate in found.rates:
+        assert rate.agent > 0
+        assert rate.floor > 0
+        assert set(rate.calls) == {"create", "publish", "unpublish", "delete"}
+    assert found.official["create"].count == 4
+    assert found.growth is not None
+    assert found.growth.many == 20
+    assert found.recovery is not None
+    assert found.recovery.volumes == 10
+    assert found.usage is not None
+    assert found.usage.rss_many_mib > 10
+    assert len(verdicts(found)) == 3
+
+
+def test_latency_of_known_values() -> None:
+    found = Latency.of([i / 1000 for i in range(1, 102)])
+    assert (found.p50, found.p99, found.count) == (51.0, 100.0, 101)
+    assert Latency.of([0.002]) == Latency(2.0, 2.0, 1)
