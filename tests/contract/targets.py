@@ -104,7 +104,7 @@ class Target:
         assert program is not None
         config = self.directory / "small.json"
         config.write_text(json.dumps(SMALL_CONFIG))
-        argv = [program, "--no-huge", "-s", "512", "-r", str(self.socket_path), "-c", str(config)]
+        argv = [program, "--no-huge", "-s", "768", "-r", str(self.socket_path), "-c", str(config)]
         return [
             *argv,
             "-m",
