@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +16,14 @@ import pytest
 from agent.config import Settings, load_settings
 from agent.csi.client import CsiClient
 from agent.daemon import Standalone
+from tests.contract.targets import Target, find_spdk_tgt
 
 NODE = "node-a"
 
 
 @dataclass
 class Machine:
-    """`quarry standalone` on the embedded target with one file disk per tier, and a client of its CSI socket."""
+    """`quarry standalone` with one file disk per tier, and a client of its CSI socket."""
 
     folder: Path
     settings: Settings
@@ -30,12 +33,38 @@ class Machine:
 
 @pytest.fixture
 async def machine() -> AsyncIterator[Machine]:
+    """On the embedded target."""
+    async with _machine(None) as machine:
+        yield machine
+
+
+@pytest.fixture(params=["embedded", "real"])
+async def any_machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
+    """On the embedded target and, where there is one, on a real spdk_tgt."""
+    if request.param == "embedded":
+        async with _machine(None) as machine:
+            yield machine
+        return
+    if find_spdk_tgt() is None:
+        pytest.skip("spdk_tgt not found (SPDK_TGT or PATH)")
+    target = Target("real", core=1)
+    try:
+        await asyncio.to_thread(target.start)
+        async with _machine(target.socket_path) as machine:
+            yield machine
+    finally:
+        target.close()
+
+
+@asynccontextmanager
+async def _machine(spdk_socket: Path | None) -> AsyncIterator[Machine]:
     folder = Path(tempfile.mkdtemp(prefix="q-csi-", dir="/tmp"))
     endpoint = f"unix://{folder}/csi.sock"
     settings = load_settings(
         node_name=NODE,
         state_dir=folder / "state",
         csi_endpoint=endpoint,
+        spdk_socket=spdk_socket,
         nvmf_port=_free_port(),
         file_disks=tuple(f"{folder}/{tier}.img:2GiB:{tier}" for tier in ("nvme", "ssd", "hdd")),
         mount_roots=(folder / "pods",),

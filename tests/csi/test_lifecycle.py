@@ -29,15 +29,15 @@ as_root = [
 ]
 
 
-async def test_probe_and_controller_life(machine: Machine) -> None:
-    client = machine.client
+async def test_probe_and_controller_life(any_machine: Machine) -> None:
+    client = any_machine.client
     assert await client.probe()
     before = await client.capacity({"tier": "nvme", "provisioning": "thick"})
     volume_id = await client.create_volume("a/b", 64 * MIB, {"provisioning": "thick"})
     assert await client.create_volume("a/b", 64 * MIB, {"provisioning": "thick"}) == volume_id
     assert await client.capacity({"tier": "nvme", "provisioning": "thick"}) <= before - 64 * MIB
     context = await client.publish(volume_id, NODE)
-    assert (context["address"], context["port"]) == ("127.0.0.1", str(machine.settings.nvmf_port))
+    assert (context["address"], context["port"]) == ("127.0.0.1", str(any_machine.settings.nvmf_port))
     grown = await client.expand(volume_id, 128 * MIB)
     assert grown.capacity_bytes == 128 * MIB
     with pytest.raises(CallFailed) as in_use:
@@ -49,8 +49,8 @@ async def test_probe_and_controller_life(machine: Machine) -> None:
     assert not (await client.list_volumes()).entries
 
 
-async def test_refusals_of_the_real_domain(machine: Machine) -> None:
-    client = machine.client
+async def test_refusals_of_the_real_domain(any_machine: Machine) -> None:
+    client = any_machine.client
 
     async def code(awaitable: object) -> StatusCode:
         with pytest.raises(CallFailed) as caught:
@@ -71,21 +71,21 @@ async def test_refusals_of_the_real_domain(machine: Machine) -> None:
     assert len((await client.list_volumes()).entries) == 1
 
 
-async def test_many_callers_of_one_name_get_one_volume(machine: Machine) -> None:
+async def test_many_callers_of_one_name_get_one_volume(any_machine: Machine) -> None:
     async def create() -> str:
         while True:
             try:
-                return await machine.client.create_volume("same", 64 * MIB)
+                return await any_machine.client.create_volume("same", 64 * MIB)
             except CallFailed as error:
                 if error.code is not StatusCode.ABORTED:
                     raise
 
     ids = await asyncio.gather(*(create() for _ in range(16)))
     assert len(set(ids)) == 1
-    assert len((await machine.client.list_volumes()).entries) == 1
+    assert len((await any_machine.client.list_volumes()).entries) == 1
 
 
-async def test_a_given_up_call_can_be_repeated(machine: Machine) -> None:
+async def test_a_given_up_call_can_be_repeated(any_machine: Machine) -> None:
     request = csi.CreateVolumeRequest(
         name="v",
         capacity_range=csi.CapacityRange(required_bytes=64 * MIB),
@@ -98,11 +98,11 @@ async def test_a_given_up_call_can_be_repeated(machine: Machine) -> None:
     )
     for timeout_s in (0.0001, 0.001, 0.003, 0.01):
         try:
-            await machine.client.call("Controller/CreateVolume", request, timeout_s=timeout_s)
+            await any_machine.client.call("Controller/CreateVolume", request, timeout_s=timeout_s)
         except CallFailed as error:
             assert error.code is StatusCode.DEADLINE_EXCEEDED
-    await machine.client.create_volume("v", 64 * MIB, block=True)
-    assert len((await machine.client.list_volumes()).entries) == 1
+    await any_machine.client.create_volume("v", 64 * MIB, block=True)
+    assert len((await any_machine.client.list_volumes()).entries) == 1
 
 
 class TestMounted:
