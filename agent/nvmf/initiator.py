@@ -45,7 +45,10 @@ class NamespaceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to connect. Times in seconds; `keep_alive_s` 0 asks for no keep alive timer."""
+    """How to connect. Times in seconds; `keep_alive_s` 0 asks for no keep alive timer.
+
+    `timeout_s` is for connecting and every admin command, `io_timeout_s` for an I/O (None: the same).
+    """
 
     hostid: uuid.UUID | None = None
     digests: Digests = NO_DIGESTS
@@ -53,6 +56,7 @@ class Options:
     io_queues: int = 1
     keep_alive_s: float = 10.0
     timeout_s: float = 10.0
+    io_timeout_s: float | None = None
 
 
 DEFAULTS = Options()
@@ -225,7 +229,8 @@ class Controller:
         capsule = self.info.command_capsule * 16 - 64
         if data and len(data) <= capsule:
             command.sgl_type = SGL_IN_CAPSULE
-        completion, received = await queue.submit(command, data, incoming=incoming, timeout_s=self._options.timeout_s)
+        timeout_s = self._options.io_timeout_s or self._options.timeout_s
+        completion, received = await queue.submit(command, data, incoming=incoming, timeout_s=timeout_s)
         if completion.status:
             raise CommandError(what, completion.status, completion.dnr)
         return received

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from agent.spdk.embedded.bdev import BdevRegistry
+from agent.spdk.embedded.nvmf.rpc_bdev_nvme import BdevNvmeMethods
 from agent.spdk.embedded.nvmf.rpc_namespace import NamespaceMethods
 from agent.spdk.embedded.nvmf.rpc_subsystem import SubsystemMethods
 from agent.spdk.embedded.nvmf.rpc_transport import TransportMethods
@@ -11,13 +12,15 @@ from agent.spdk.embedded.rpc import Methods
 
 
 class Nvmf:
-    """The running NVMe-oF half of the target. `close` cuts all hosts and lets all controllers go."""
+    """The running NVMe-oF half of the target. `close` cuts all hosts and lets all attached controllers go."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, attached: BdevNvmeMethods) -> None:
         self.target = target
+        self._attached = attached
 
     async def close(self) -> None:
         await self.target.close()
+        await self._attached.close()
 
 
 def register(methods: Methods, bdevs: BdevRegistry, bind_address: str | None = None) -> Nvmf:
@@ -26,4 +29,6 @@ def register(methods: Methods, bdevs: BdevRegistry, bind_address: str | None = N
     TransportMethods(target).register(methods)
     SubsystemMethods(target).register(methods)
     NamespaceMethods(target, bdevs).register(methods)
-    return Nvmf(target)
+    attached = BdevNvmeMethods(bdevs)
+    attached.register(methods)
+    return Nvmf(target, attached)
