@@ -221,16 +221,20 @@ class NodeVolumes:
         self, volume: Volume, device: Path, path: CheckedPath, mode: Filesystem, *, readonly: bool
     ) -> None:
         elsewhere = sorted(str(found.target) for found in mount.uses(device) if found.target != path.real)
+        small = False
         if mount.at(path.real) is None:
             if elsewhere:
                 raise FailedPrecondition(f"volume {volume.meta.name} is in use at {', '.join(elsewhere)}")
             found = await self._formatter.ensure(volume, device, mode, readonly=readonly)
-        else:
-            found = None  # mounted already: ensure_mounted compares
+            # A clone, or a volume expanded while it was nowhere mounted, has a filesystem smaller than its device.
+            small = not readonly and 0 < found.filesystem_bytes < devices.size_bytes(device) - _GROW_SLACK_BYTES
+        if small and not filesystem.can_grow_mounted(mode.fs_type):
+            await filesystem.grow_unmounted(device)
+            small = False
+        # nouuid: a clone may be mounted beside its source.
         options = [*(["ro"] if readonly else []), *mode.mount_flags, *(["nouuid"] if mode.fs_type == "xfs" else [])]
         await mount.ensure_mounted(device, path, mode.fs_type, options)
-        # A clone, or a volume expanded while it was nowhere mounted, has a filesystem smaller than its device.
-        if found and not readonly and 0 < found.filesystem_bytes < devices.size_bytes(device) - _GROW_SLACK_BYTES:
+        if small:
             await filesystem.grow(device, mode.fs_type, path.real)
 
     async def _device_at(self, volume: Volume, path: Path) -> Path:

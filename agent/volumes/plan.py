@@ -183,9 +183,12 @@ def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Acti
     first += [RemoveListener(desired.nqn, each) for each in sorted(stale, key=lambda each: (each.address, each.port))]
     if subsystem.namespace and lvol is not None and subsystem.namespace != lvol.uuid:
         first.append(RemoveNamespace(desired.nqn))
-    if not subsystem.namespace or lvol is None or subsystem.namespace != lvol.uuid:
-        second.append(AddNamespace(desired.nqn, desired.bdev))
-    if desired.listener not in subsystem.listeners:
-        second.append(AddListener(desired.nqn, desired.listener))
+    if desired.hosts:
+        # A subsystem that nobody may connect to needs neither namespace nor listener: creating a volume is one round,
+        # publishing it the next. What was added once stays until the subsystem goes.
+        if not subsystem.namespace or lvol is None or subsystem.namespace != lvol.uuid:
+            second.append(AddNamespace(desired.nqn, desired.bdev))
+        if desired.listener not in subsystem.listeners:
+            second.append(AddListener(desired.nqn, desired.listener))
     second += [AddHost(desired.nqn, host) for host in sorted(desired.hosts - subsystem.hosts)]
     return [first, second]
