@@ -181,7 +181,7 @@ def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Acti
     first += [RemoveHost(desired.nqn, host) for host in sorted(subsystem.hosts - desired.hosts)]
     stale = subsystem.listeners - {desired.listener}
     first += [RemoveListener(desired.nqn, each) for each in sorted(stale, key=lambda each: (each.address, each.port))]
-    if subsystem.namespace and lvol is not None and subsystem.namespace != lvol.uuid:
+    if subsystem.namespace and (lvol is None or subsystem.namespace != lvol.uuid):
         first.append(RemoveNamespace(desired.nqn))
     if desired.hosts:
         # A subsystem that nobody may connect to needs neither namespace nor listener: creating a volume is one round,
