@@ -9,7 +9,8 @@ from pathlib import Path
 from agent.errors import FailedPrecondition, NotFound
 from agent.host import process
 
-_CAP_SYS_ADMIN = 21  # linux/capability.h
+CAP_SYS_ADMIN = 21  # linux/capability.h
+CAP_SYS_RESOURCE = 24
 
 
 def number(device: Path) -> tuple[int, int]:
@@ -44,8 +45,14 @@ def is_readonly(device: Path) -> bool:
 
 def require_admin() -> None:
     """FailedPrecondition unless this process may mount (CAP_SYS_ADMIN)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:") and not int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1:
-            raise FailedPrecondition(
-                "attaching and mounting volumes needs root: run the agent as root (in a container: privileged)"
-            )
+    if not has_capability(CAP_SYS_ADMIN):
+        raise FailedPrecondition(
+            "attaching and mounting volumes needs root: run the agent as root (in a container: privileged)"
+        )
+
+
+def has_capability(bit: int) -> bool:
+    """Whether this process has an effective capability (capabilities(7)); root in a container may lack any."""
+    status = Path("/proc/self/status").read_text()
+    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return bool(int(effective, 16) >> bit & 1)

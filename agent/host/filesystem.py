@@ -84,21 +84,41 @@ async def make(device: Path, fs_type: str, uuid: str, options: Sequence[str] = (
     await process.run(argv, timeout_s=MKFS_TIMEOUT_S)
 
 
-async def check(device: Path, fs_type: str) -> None:
+async def check(device: Path, fs_type: str, *, full: bool = False) -> None:
     """Replay the journal and repair what is safe to repair, as at boot. xfs does it at mount.
 
     FailedPrecondition when a person has to look at it.
     """
     if fs_type != "ext4":
         return
-    done = await process.run(["e2fsck", "-p", str(device)], timeout_s=CHECK_TIMEOUT_S, ok_codes=range(256))
+    argv = ["e2fsck", "-p", *(["-f"] if full else []), str(device)]
+    done = await process.run(argv, timeout_s=CHECK_TIMEOUT_S, ok_codes=range(256))
     if done.code not in (0, _CHECK_CORRECTED):
         said = (done.stdout + done.stderr).strip()[-1000:]
         raise FailedPrecondition(f"{device} needs `e2fsck` by hand before it can be mounted: {said}")
 
 
+def can_grow_mounted(fs_type: str) -> bool:
+    """Whether this process may grow a mounted filesystem: for ext4 the kernel asks for CAP_SYS_RESOURCE."""
+    return fs_type != "ext4" or devices.has_capability(devices.CAP_SYS_RESOURCE)
+
+
+async def grow_unmounted(device: Path) -> None:
+    """Grow an ext4 filesystem that is nowhere mounted. It is checked in full first, as resize2fs demands."""
+    await check(device, "ext4", full=True)
+    await process.run(["resize2fs", str(device)], timeout_s=GROW_TIMEOUT_S)
+
+
 async def grow(device: Path, fs_type: str, mounted_at: Path) -> None:
-    """Grow a mounted filesystem to the size of its device; as large already: nothing happens."""
+    """Grow a mounted filesystem to the size of its device; as large already: nothing happens.
+
+    FailedPrecondition when this process may not (`can_grow_mounted`).
+    """
+    if not can_grow_mounted(fs_type):
+        raise FailedPrecondition(
+            "growing ext4 while it is mounted needs the capability SYS_RESOURCE, which this agent does not have: "
+            "grant it, or the filesystem grows when the volume is staged next"
+        )
     argv = ["resize2fs", str(device)] if fs_type == "ext4" else ["xfs_growfs", "-d", str(mounted_at)]
     await process.run(argv, timeout_s=GROW_TIMEOUT_S)
 

@@ -151,15 +151,18 @@ def _check_text(field: str, text: str) -> None:
         raise InvalidArgument(field, "is empty", "give an absolute path")
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         raise InvalidArgument(field, f"{shorten(text)!r} contains control characters")
-    encoded = text.encode(errors="surrogateescape" if text.isprintable() else "surrogatepass")
-    if len(encoded) >= PATH_MAX_BYTES:
-        raise InvalidArgument(field, f"is {len(encoded)} bytes long", f"the limit is {PATH_MAX_BYTES - 1}")
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        raise InvalidArgument(field, "is not UTF-8") from None
+    if length >= PATH_MAX_BYTES:
+        raise InvalidArgument(field, f"is {length} bytes long", f"the limit is {PATH_MAX_BYTES - 1}")
     if not text.startswith("/"):
         raise InvalidArgument(field, f"{shorten(text)!r} is not absolute")
     components = text.split("/")
     if ".." in components or "." in components:
         raise InvalidArgument(field, f'{shorten(text)!r} contains "." or ".." components')
-    if any(len(component.encode(errors="surrogatepass")) > NAME_MAX_BYTES for component in components):
+    if any(len(component.encode()) > NAME_MAX_BYTES for component in components):
         raise InvalidArgument(field, f"a component is longer than {NAME_MAX_BYTES} bytes")
 
 

@@ -229,8 +229,8 @@ def _guarded(argv: Sequence[str]) -> list[str]:
 async def _start(command: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> asyncio.subprocess.Process:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_") and name != "PPID"}
     environment |= {"LC_ALL": "C", "PATH": _search_path()}
-    try:
-        return await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *command,
             stdin=stdin,
             stdout=stdout,
@@ -238,6 +238,14 @@ async def _start(command: Sequence[str], *, stdin: int, stdout: int, stderr: int
             env=environment,
             start_new_session=True,
         )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # Cancelled itself, asyncio would kill the child alone and then wait for its descendants to close the pipes.
+        with suppress(OSError):
+            await _kill(await starting)
+        raise
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise InvalidArgument("argument", "the command line is longer than the kernel allows") from error

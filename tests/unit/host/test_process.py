@@ -99,14 +99,24 @@ async def test_deadline_kills_the_whole_group(tmp_path: Path, leader: str) -> No
     await until(lambda: not alive(pid_in(pid_file)))
 
 
-async def test_cancellation_kills_and_reaps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", range(12))
+async def test_cancellation_kills_and_reaps(tmp_path: Path, steps: int) -> None:
+    """At whatever step of the event loop it comes: before, while or after the child is started."""
     pid_file = tmp_path / "pid"
-    task = asyncio.create_task(process.run(["sh", "-c", f"echo $$ > {pid_file}; sleep 60"], timeout_s=60))
-    await until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
+    task = asyncio.create_task(process.run(["sh", "-c", f"echo $$ > {pid_file}; sleep 60; true"], timeout_s=60))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    if steps > 6:
+        await until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
+    else:
+        time.sleep(0.02)  # noqa: ASYNC251 - the child goes on, the event loop does not
+    started = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not exists(pid_in(pid_file))  # not even as a zombie
+    assert time.monotonic() - started < 3
+    if pid_file.exists() and pid_file.read_text():
+        assert not exists(pid_in(pid_file))  # not even as a zombie
 
 
 async def test_too_much_output_is_an_error_and_bounded() -> None:

@@ -1,0 +1,51 @@
+"""Options from a StorageClass: what may reach mkfs and mount."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.errors import InvalidArgument
+from agent.host import filesystem
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "flags", "options"),
+    [
+        ("ext4", (), ()),
+        ("ext4", ("noatime", "commit=30", "data=ordered,discard"), ("-b", "4096", "-O", "^metadata_csum")),
+        ("xfs", ("inode64", "logbsize=256k"), ("-m", "reflink=1,bigtime=1", "-i", "size=1024")),
+    ],
+)
+def test_allowed(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...]) -> None:
+    filesystem.check_options(fs_type, flags, options)
+
+
+@pytest.mark.parametrize(
+    ("fs_type", "flags", "options", "field"),
+    [
+        ("ntfs", (), (), "fs_type"),
+        ("n" * 10_000, (), (), "fs_type"),
+        ("", (), (), "fs_type"),
+        ("../ext4", (), (), "fs_type"),
+        ("ext4", ("bind",), (), "mount_flags"),
+        ("ext4", ("noatime,remount",), (), "mount_flags"),
+        ("xfs", ("logdev=/dev/sda",), (), "mount_flags"),
+        ("ext4", ("",), (), "mount_flags"),
+        ("ext4", ("a b",), (), "mount_flags"),
+        ("ext4", ("x" * 10_000,), (), "mount_flags"),
+        ("ext4", (), ("/dev/sda",), "mkfs_options"),
+        ("ext4", (), ("-F", "1"), "mkfs_options"),
+        ("ext4", (), ("-b",), "mkfs_options"),
+        ("ext4", (), ("-b", "/dev/sda"), "mkfs_options"),
+        ("ext4", (), ("-b", "-F /dev/sda"), "mkfs_options"),
+        ("xfs", (), ("-f", "1"), "mkfs_options"),
+        ("xfs", (), ("-l", "logdev=sda"), "mkfs_options"),
+        ("xfs", (), ("-d", "name=sda"), "mkfs_options"),
+    ],
+    ids=range(18),
+)
+def test_refused(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...], field: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        filesystem.check_options(fs_type, flags, options)
+    assert caught.value.field == field
+    assert len(str(caught.value)) < 400

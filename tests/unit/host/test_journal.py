@@ -1,0 +1,45 @@
+"""Durable notes: complete or not at all, and keys that are no file names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.host.journal import Journal
+
+
+def test_written_read_listed_removed(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "a" / "b")
+    assert journal.keys() == []
+    assert journal.read("one") is None
+    journal.write("one", {"x": "1"})
+    journal.write("one", {"x": "2"})
+    assert Journal(tmp_path / "a" / "b").read("one") == {"x": "2"}
+    assert journal.keys() == ["one"]
+    journal.remove("one")
+    journal.remove("one")
+    assert journal.keys() == []
+
+
+@pytest.mark.parametrize("key", ["", ".", "..", "../x", "a/b", "x" * 129, "x" * 10_000, "a\0b", "ä", ".hidden"])
+def test_a_key_that_is_no_name_is_absent(tmp_path: Path, key: str) -> None:
+    journal = Journal(tmp_path)
+    assert journal.read(key) is None
+    journal.remove(key)
+    with pytest.raises(ValueError, match="file name"):
+        journal.write(key, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_a_damaged_note_is_absent(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "one.json").write_bytes(content)
+    assert Journal(tmp_path).read("one") is None
+
+
+def test_a_draft_left_by_a_crash_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / ".one.new").write_text('{"x": "1"}')
+    journal = Journal(tmp_path)
+    assert journal.keys() == []
+    journal.write("one", {"x": "2"})
+    assert journal.read("one") == {"x": "2"}
