@@ -197,6 +197,11 @@ class RpcSettings(_Section):
         description="Seconds until a call without an answer fails. Calls take milliseconds; creating a pool on a "
         "large disk takes seconds.",
     )
+    heartbeat_interval_s: Seconds = Field(
+        default=2.0,
+        description="Seconds between questions whether the target still answers; one that does not answer within as "
+        "long is reported as unreachable.",
+    )
     reconnect_min_s: Seconds = Field(
         default=0.05, description="Seconds before the first attempt to reconnect: a restarting target is back soon."
     )

@@ -29,9 +29,9 @@ class Notification(msgspec.Struct, frozen=True):
     ctx: str
 
 
-async def version(rpc: Rpc) -> str:
+async def version(rpc: Rpc, *, timeout_s: float | None = None) -> str:
     """Version text of the target (spdk_get_version)."""
-    return read("spdk_get_version", await rpc.call("spdk_get_version"), Version).version
+    return read("spdk_get_version", await rpc.call("spdk_get_version", timeout_s=timeout_s), Version).version
 
 
 async def wait_init(rpc: Rpc, *, timeout_s: float | None = None) -> None:

@@ -39,7 +39,7 @@ class Recovery:
 
 
 class TargetKeeper:
-    """Owns the connection's life: `state` is what Probe reports."""
+    """Owns the connection's life: bring-up, audits, retries, heartbeat. `state` is what Probe reports."""
 
     def __init__(
         self,
@@ -61,8 +61,9 @@ class TargetKeeper:
         self._changed = asyncio.Event()
         self._ready = asyncio.Event()
         self._failed: set[str] = set()
-        self._task: asyncio.Task[None] | None = None
-        self.state = TargetState.UNKNOWN
+        self._tasks: list[asyncio.Task[None]] = []
+        self._serving = TargetState.UNKNOWN
+        self._answers = True
         self.version = ""
         self.last_recovery: Recovery | None = None
 
@@ -73,12 +74,20 @@ class TargetKeeper:
                 self._ledger.reserve(volume.meta.name, replica.disk, volume.spec.size_bytes, volume.spec.provisioning)
         self._client.on_change(self._on_change)
         self._changed.set()
-        self._task = asyncio.create_task(self._run(), name="target-keeper")
+        self._tasks = [
+            asyncio.create_task(self._run(), name="target-keeper"),
+            asyncio.create_task(self._heartbeat(), name="target-heartbeat"),
+        ]
 
     async def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def state(self) -> TargetState:
+        """Whether the target serves: a connected one that has stopped answering is unreachable."""
+        return self._serving if self._answers else TargetState.UNREACHABLE
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when the target serves every volume. Raises Unavailable after `timeout_s`."""
@@ -90,7 +99,7 @@ class TargetKeeper:
 
     def _on_change(self, connected: bool) -> None:
         if not connected:
-            self.state = TargetState.UNREACHABLE
+            self._serving = TargetState.UNREACHABLE
             self._ready.clear()
             self._reconciler.reset(None)
         self._changed.set()
@@ -103,7 +112,7 @@ class TargetKeeper:
                 await self._changed.wait()
                 continue
             try:
-                if self.state is not TargetState.READY:
+                if self._serving is not TargetState.READY:
                     await self._bring_up()
                     delay = self._settings.reconcile.retry_min_s
                 await self._watch_over()
@@ -118,6 +127,24 @@ class TargetKeeper:
                 await self._wait_for_change(delay)
                 delay = min(delay * 2, self._settings.reconcile.retry_max_s)
 
+    async def _heartbeat(self) -> None:
+        """Ask the target at intervals whether it is still there: a frozen one keeps its connection open."""
+        interval_s = self._settings.rpc.heartbeat_interval_s
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await app.version(self._client, timeout_s=interval_s)
+            except TransportClosed:
+                self._answers = True  # gone, which the connection itself tells
+            except QuarryError as error:
+                if self._answers:
+                    log.error("the target has stopped answering: %s", error)
+                self._answers = False
+            else:
+                if not self._answers:
+                    log.info("the target answers again")
+                self._answers = True
+
     async def _wait_for_change(self, timeout_s: float) -> bool:
         """Whether the connection changed within `timeout_s`."""
         try:
@@ -128,7 +155,7 @@ class TargetKeeper:
 
     async def _bring_up(self) -> None:
         started = time.monotonic()
-        self.state = TargetState.STARTING
+        self._serving = TargetState.STARTING
         rpc = self._client
         await app.wait_init(rpc)
         self.version = await app.version(rpc)
@@ -140,9 +167,9 @@ class TargetKeeper:
         volumes = await self._store.list(Volume)
         await self._drop_foreign_exports(observed, volumes)
         failed = await self._settle_all(each.meta.name for each in volumes)
-        if self.state is not TargetState.STARTING:
+        if self._serving is not TargetState.STARTING:
             raise TransportClosed("the connection was lost while the target was being rebuilt")
-        self.state = TargetState.READY
+        self._serving = TargetState.READY
         self._ready.set()
         seconds = time.monotonic() - started
         self.last_recovery = Recovery(len(volumes), len(failed), seconds)

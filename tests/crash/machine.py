@@ -49,11 +49,14 @@ class Machine:
         self.port = free_port()
         self.disk = self.folder / "d0.img"
 
-    def start_agent(self) -> None:
+    def start_agent(self, config: str = "") -> None:
+        """`config`: settings in YAML, besides those every test needs."""
+        (self.folder / "config.yaml").write_text(config)
         argv = [sys.executable, "-m", "agent.cli.main", "standalone"]
         argv += ["--state-dir", str(self.folder / "agent"), "--csi-endpoint", self.endpoint, "--node-name", NODE]
         argv += ["--spdk-socket", str(self.target.socket_path), "--file-disk", f"{self.disk}:20GiB:ssd"]
         argv += ["--nvmf-address", ADDRESS, "--nvmf-port", str(self.port)]
+        argv += ["--config", str(self.folder / "config.yaml")]
         with (self.folder / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -82,7 +85,7 @@ class Patient:
     """A CSI client that repeats a call as an orchestrator does: as long as the answer is "ask again"."""
 
     def __init__(self, endpoint: str) -> None:
-        self._client = CsiClient(endpoint, timeout_s=10.0)
+        self.client = CsiClient(endpoint, timeout_s=10.0)
         self.answered = 0
         self.repeated = 0
         self._progress = asyncio.Condition()
@@ -93,14 +96,14 @@ class Patient:
             await self._progress.wait_for(lambda: self.answered >= count)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self.client.close()
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of CsiClient until it is answered for good."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
-                result = await getattr(self._client, method)(*args, **kwargs)
+                result = await getattr(self.client, method)(*args, **kwargs)
             except CallFailed as error:
                 if error.code not in REPEAT or time.monotonic() > deadline:
                     raise

@@ -13,7 +13,6 @@ import pytest
 
 from agent.errors import QuarryError
 from agent.nvmf import initiator
-from tests.contract.targets import find_spdk_tgt
 
 from .machine import NODE, Machine, Patient, holdings
 
@@ -21,19 +20,6 @@ OPERATIONS = 200
 WORKERS = 6
 MIB = 1 << 20
 SEED = int(os.environ.get("QUARRY_SEED", random.SystemRandom().randrange(1 << 30)))
-
-
-@pytest.fixture(params=["embedded", "real"])
-async def machine(request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
-    if request.param == "real" and find_spdk_tgt() is None:
-        pytest.skip("spdk_tgt not found (SPDK_TGT or PATH)")
-    made = Machine(request.param)
-    try:
-        made.target.start()
-        made.start_agent()
-        yield made
-    finally:
-        made.close()
 
 
 @dataclass
@@ -112,6 +98,7 @@ async def kill_at_random(machine: Machine, csi: Patient, rng: random.Random) -> 
 @pytest.mark.timeout(300)
 async def test_everything_converges(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     rng = random.Random(SEED)
+    machine.start_agent()
     csi, expected = Patient(machine.endpoint), Expected()
     await csi.wait_ready()
     csi.answered = 0
