@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from agent.cli.output import configure_logs, log_options, output_option
@@ -18,9 +20,17 @@ FRONTENDS = ("auto", "loop", "nvme-tcp", "user")
     help="How the volume is reached: a kernel block device (loop, nvme-tcp) or NVMe/TCP from user space (user).",
 )
 @click.option("--data-mib", type=click.IntRange(1, 4096), default=64, show_default=True, help="Random data to write.")
+@click.option(
+    "--spdk-socket",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Show it on this running SPDK target instead of the embedded one; its disks are given back at the end.",
+)
 @output_option
 @log_options("error")
-def demo(frontend: str, data_mib: int, output: str, log_level: str | None, log_format: str | None) -> None:
+def demo(
+    frontend: str, data_mib: int, spdk_socket: Path | None, output: str, log_level: str | None, log_format: str | None
+) -> None:
     """Watch one volume live: create, attach, format, mount, write, verify, expand, delete.
 
     Runs in a temporary folder with three file disks and leaves nothing behind, also when interrupted.
@@ -28,6 +38,8 @@ def demo(frontend: str, data_mib: int, output: str, log_level: str | None, log_f
     configure_logs(log_level, log_format)
     import asyncio
 
-    from agent.cli.demo.run import run_demo
+    from agent.cli.demo.run import Wish, run_demo
 
-    click.get_current_context().exit(asyncio.run(run_demo(frontend, data_mib << 20, output)))
+    socket = spdk_socket.absolute() if spdk_socket else None
+    code = asyncio.run(run_demo(Wish(frontend, data_mib << 20, socket), output))
+    click.get_current_context().exit(code)

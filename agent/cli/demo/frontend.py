@@ -25,17 +25,18 @@ class Choice:
     reason: str = ""
 
 
-async def choose(wanted: str, folder: Path) -> Choice:
+async def choose(wanted: str, folder: Path, embedded: bool) -> Choice:
     """The frontend for `wanted` (auto, loop, nvme-tcp, user). Raises FailedPrecondition when that cannot be.
 
-    `auto` prefers a kernel block device: loop, which every Linux has, then nvme-tcp; without either, user space.
+    `auto` prefers a kernel block device: loop, which every Linux has but only the `embedded` target can use, then
+    nvme-tcp; without either, user space.
     """
     if wanted == USER:
         return Choice(USER)
     obstacle = _mounting_obstacle()
     reasons = []
     for frontend in ("loop", "nvme-tcp") if wanted == "auto" else (wanted,):
-        reason = obstacle or (await _loop_obstacle(folder) if frontend == "loop" else await _nvme_obstacle())
+        reason = obstacle or await (_loop_obstacle(folder, embedded) if frontend == "loop" else _nvme_obstacle())
         if not reason:
             return Choice(frontend)
         reasons.append(reason)
@@ -56,8 +57,10 @@ def _mounting_obstacle() -> str:
     return f"not installed: {', '.join(missing)}" if missing else ""
 
 
-async def _loop_obstacle(folder: Path) -> str:
+async def _loop_obstacle(folder: Path, embedded: bool) -> str:
     """Tries it: a container may have /dev/loop-control and still not be allowed to use it."""
+    if not embedded:
+        return "SPDK has no file behind a volume that a loop device could be put on"
     trial = folder / "trial.img"
     with trial.open("wb") as file:
         file.truncate(1 << 20)

@@ -8,7 +8,9 @@ import logging
 import signal
 import time
 from collections import Counter
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -16,6 +18,7 @@ from agent.cli.demo import frontend as frontends
 from agent.cli.demo.kernel import KernelHost
 from agent.cli.demo.report import Reporter, StepResult, print_steps, reporter_for
 from agent.cli.demo.scene import GIB, VOLUME_NAME, DemoFailed, Host, Scene, Step, size
+from agent.cli.demo.shared import give_back
 from agent.cli.demo.user import UserHost
 from agent.cli.demo.workspace import Workspace
 from agent.cli.exit_codes import ExitCode
@@ -24,6 +27,7 @@ from agent.config import Settings, load_settings
 from agent.csi.client import CsiClient
 from agent.daemon import Standalone
 from agent.errors import QuarryError
+from agent.volumes.names import volume_id, volume_nqn
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +38,19 @@ _STEP_TIMEOUT_S = 120.0
 _CLEANUP_TIMEOUT_S = 20.0
 
 
-async def run_demo(wanted: str, data_bytes: int, output: str) -> int:
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for. `spdk_socket`: a running target to use instead of the embedded one."""
+
+    frontend: str
+    data_bytes: int
+    spdk_socket: Path | None = None
+
+
+async def run_demo(wish: Wish, output: str) -> int:
     """Run the demo; returns the exit code. SIGINT, SIGTERM and SIGHUP end it early and cleanly."""
     received: list[signal.Signals] = []
-    run = Run(wanted, data_bytes, reporter_for(output))
+    run = Run(wish, reporter_for(output))
     story: asyncio.Task[None] | None = None
 
     def on_signal(number: signal.Signals) -> None:
@@ -53,38 +66,36 @@ async def run_demo(wanted: str, data_bytes: int, output: str) -> int:
         with contextlib.suppress(asyncio.CancelledError):
             await story
     finally:
-        left = await run.clean_up()
-    return _conclude(run, left, output, received)
+        wrong = await run.clean_up()
+    return _conclude(run, wrong, output, received)
 
 
-def _conclude(run: Run, left: list[str], output: str, received: list[signal.Signals]) -> int:
+def _conclude(run: Run, wrong: list[str], output: str, received: list[signal.Signals]) -> int:
     if output == "json":
         print_json(run.document())
+    elif not received:
+        print_steps(run.results)
+    failed = next((result for result in run.results if not result.ok), None)
+    if wrong:
+        click.echo(f"quarry: demo clean-up: {'; '.join(wrong)}", err=True)
     if received:
         click.echo(f"quarry: demo interrupted ({received[0].name}), everything it made is removed", err=True)
         return 128 + received[0]
-    if output != "json":
-        print_steps(run.results)
-    failed = next((result for result in run.results if not result.ok), None)
     if failed is not None:
         click.echo(f"quarry: demo step {failed.name!r} failed: {failed.error}", err=True)
-        return ExitCode.DEMO_FAILED
-    if left:
-        click.echo(f"quarry: demo left behind and then removed: {', '.join(left)}", err=True)
-        return ExitCode.DEMO_FAILED
-    return ExitCode.OK
+    return ExitCode.DEMO_FAILED if failed or wrong else ExitCode.OK
 
 
 class Run:
     """Runs steps one after the other, remembers how they went and what has to be undone."""
 
-    def __init__(self, wanted: str, data_bytes: int, reporter: Reporter) -> None:
+    def __init__(self, wish: Wish, reporter: Reporter) -> None:
         self.results: list[StepResult] = []
-        self._wanted = wanted
-        self._frontend = wanted
-        self._data_bytes = data_bytes
+        self._wish = wish
+        self._frontend = wish.frontend
         self._reporter = reporter
         self._undo = contextlib.AsyncExitStack()
+        self._undoing: asyncio.Task[None] | None = None
         self._workspace: Workspace | None = None
         self._calls: Counter[str] = Counter()
 
@@ -100,11 +111,14 @@ class Run:
     async def tell(self) -> None:
         """The whole story; ends at the first step that fails."""
         workspace = self._workspace = Workspace()
-        choice = await frontends.choose(self._wanted, workspace.folder)
+        choice = await frontends.choose(self._wish.frontend, workspace.folder, self._wish.spdk_socket is None)
         self._frontend = choice.frontend
         self._say_where(choice, workspace)
         scene = self._scene(workspace, choice.frontend)
         host: Host = UserHost(scene) if choice.frontend == frontends.USER else KernelHost(scene)
+        if self._wish.spdk_socket is not None:
+            nqn = volume_nqn(volume_id(VOLUME_NAME))
+            self._undo.push_async_callback(give_back, self._wish.spdk_socket, nqn, _disk_files(workspace))
         self._undo.push_async_callback(scene.node.stop)
         self._undo.push_async_callback(scene.csi.close)
         self._undo.push_async_callback(host.release)
@@ -113,13 +127,21 @@ class Run:
                 return
 
     async def clean_up(self) -> list[str]:
-        """Undo what is not undone yet, then look whether anything stayed. Returns what did and is removed now."""
+        """Undo what is not undone yet, then look whether anything stayed. Returns what went wrong with that."""
+        wrong = []
         try:
             async with asyncio.timeout(_CLEANUP_TIMEOUT_S):
-                await self._undo.aclose()
+                await self._undone()
         except Exception as error:  # noqa: BLE001 - outermost: the sweep below removes what this could not
-            log.warning("clean-up: %s: %s", type(error).__name__, error)
-        return await self._workspace.sweep() if self._workspace else []
+            wrong.append(_sentence(error))
+        left = await self._workspace.sweep() if self._workspace else []
+        return wrong + ([f"left behind and then removed: {', '.join(left)}"] if left else [])
+
+    def _undone(self) -> asyncio.Task[None]:
+        """The one task that undoes everything: begun once, and not ended by an interruption of who waits for it."""
+        if self._undoing is None:
+            self._undoing = asyncio.create_task(self._undo.aclose())
+        return self._undoing
 
     async def _take(self, step: Step) -> bool:
         result = StepResult(step.name, step.title, error="interrupted")
@@ -133,7 +155,7 @@ class Run:
         except TimeoutError:
             result.error = f"not done after {_STEP_TIMEOUT_S:g} s"
         except Exception as error:
-            result.error = str(error) if isinstance(error, QuarryError) else f"{type(error).__name__}: {error}"
+            result.error = _sentence(error)
             log.debug("step %s", step.name, exc_info=error)
         finally:
             result.seconds = time.monotonic() - started
@@ -150,16 +172,16 @@ class Run:
         self._reporter.say(f"Everything is in {workspace.folder} and goes away at the end.")
 
     def _scene(self, workspace: Workspace, frontend: str) -> Scene:
-        settings = _settings(workspace, self._data_bytes)
+        settings = _settings(workspace, self._wish)
         csi = CsiClient(settings.csi_endpoint)
         node = Standalone(settings)
-        return Scene(workspace, node, csi, self._reporter, frontend, self._data_bytes, NODE_NAME)
+        return Scene(workspace, node, csi, self._reporter, frontend, self._wish.data_bytes, NODE_NAME)
 
     # --- steps -----------------------------------------------------------------------------------------------
 
     def _opening(self, scene: Scene) -> list[Step]:
         return [
-            Step("start", "start the agent and the embedded target", partial(self._start, scene)),
+            Step("start", "start the agent and its target", partial(self._start, scene)),
             Step("disks", "three file disks, one per tier", partial(_look_at_disks, scene)),
             Step("create", "CreateVolume: thin, on tier nvme", partial(_create, scene)),
             Step("publish", "ControllerPublish: open it to this node only", partial(_publish, scene)),
@@ -181,7 +203,7 @@ class Run:
         return f"{info.name} {info.vendor_version} answers"
 
     async def _stop(self, scene: Scene) -> str:
-        await self._undo.aclose()
+        await asyncio.shield(self._undone())
         left = await scene.workspace.sweep()
         if left:
             raise DemoFailed(f"left behind and then removed: {', '.join(left)}")
@@ -218,14 +240,24 @@ async def _delete(scene: Scene) -> str:
     return "no volumes left"
 
 
-def _settings(workspace: Workspace, data_bytes: int) -> Settings:
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, QuarryError) else f"{type(error).__name__}: {error}"
+
+
+def _disk_files(workspace: Workspace) -> list[Path]:
+    return [workspace.folder / f"{tier}.img" for tier in TIERS]
+
+
+def _settings(workspace: Workspace, wish: Wish) -> Settings:
     folder = workspace.folder
-    disk_bytes = max(2 * GIB, 12 * data_bytes)
+    disk_bytes = max(2 * GIB, 12 * wish.data_bytes)
+    disks = zip(_disk_files(workspace), TIERS, strict=True)
     return load_settings(
         state_dir=folder / "state",
         csi_endpoint=f"unix://{folder}/csi.sock",
+        spdk_socket=wish.spdk_socket,
         node_name=NODE_NAME,
         nvmf_port=workspace.port,
-        file_disks=tuple(f"{folder}/{tier}.img:{disk_bytes}:{tier}" for tier in TIERS),
+        file_disks=tuple(f"{file}:{disk_bytes}:{tier}" for file, tier in disks),
         mount_roots=(folder / "csi",),
     )

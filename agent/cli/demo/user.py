@@ -105,7 +105,7 @@ class UserHost:
 
     async def _disconnect(self) -> str:
         await self.release()
-        return ""
+        return "connection closed"
 
     def _connected(self) -> Controller:
         if self._controller is None:
