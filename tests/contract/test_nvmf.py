@@ -86,6 +86,9 @@ async def test_namespace_refusals(rpc: Client, pool: Pool, export: Export) -> No
     for where, what in [(nqn, f"{pool.name}/v"), (nqn, f"{pool.name}/w"), (nqn, "none"), (nqn + "none", "x")]:
         assert await refused(nvmf.add_namespace(rpc, where, what)) == -32602
     assert await refused(nvmf.remove_namespace(rpc, nqn, 9)) == -32602
+    other = await export(f"{pool.name}/w")
+    await nvmf.remove_namespace(rpc, other, 1)
+    assert await refused(nvmf.add_namespace(rpc, other, f"{pool.name}/v")) == -32602  # one subsystem at a time
 
 
 async def test_host_and_listener_refusals(rpc: Client, pool: Pool, export: Export, port: int) -> None:
