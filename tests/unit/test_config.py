@@ -104,7 +104,7 @@ def test_settings_are_frozen_and_validated_in_python_too(tmp_path: Path) -> None
     settings = load_settings(state_dir=tmp_path, file_disks=disks)
     assert settings.file_disks == disks
     with pytest.raises(ValueError, match="frozen"):
-        settings.node_name = "other"  # type: ignore[misc]
+        settings.node_name = "other"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +128,7 @@ def test_settings_are_frozen_and_validated_in_python_too(tmp_path: Path) -> None
         (f"csi_endpoint: unix:///{'s' * 120}", "csi_endpoint", "at most 107"),
         ('state_dir: "/a\\0b"', "state_dir", "NUL"),
         ("state_dir: 7", "state_dir", "path"),
+        ("state_dir: ~nobody-here/x", "state_dir", "names no home folder"),
         ("mount_roots: []", "mount_roots", "at least 1"),
         ("file_disks: ['/d:1GiB:gold']", "file_disks.0.tier", "'nvme', 'ssd' or 'hdd'"),
         ("file_disks: [{path: /d, sise: 1GiB, tier: ssd}]", "file_disks.0.size", "required"),
