@@ -84,6 +84,7 @@ class Writer:
         self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
         self._lock = database.ProcessLock(path)
         self._connection = database.connect_writer(path)
+        self._file = path.stat().st_ino
         self._mirror: Mirror | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
@@ -136,7 +137,9 @@ class Writer:
     def _commit(self, batch: Sequence[Write]) -> tuple[list[Change], list[Outcome]]:
         if not batch:
             return [], []
-        with self._lock.held():
+        with self._lock.held(), database.translated(self._path):
+            if self._path.stat().st_ino != self._file:
+                raise Unavailable(f"the database {self._path} was replaced while in use: restart")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 state, changes = self._caught_up()
@@ -202,7 +205,5 @@ class Writer:
     def _failure(self, error: Exception) -> QuarryError:
         if isinstance(error, QuarryError):
             return error
-        if isinstance(error, sqlite3.Error):
-            return database.translate(error, self._path)
         log.error("writing %s", self._path, exc_info=error)
         return Unavailable(f"writing {self._path} failed unexpectedly: {error!r}")

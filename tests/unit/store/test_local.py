@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sqlite3
 import subprocess
@@ -260,6 +261,24 @@ def test_a_full_disk_is_said_and_survived(path: Path, start: Starter) -> None:
     written, readable, after = (int(number) for number in lines[1].split()[1:])
     assert 0 < written == readable
     assert after == written + 1
+
+
+def _take_away(path: Path, replaced: bool) -> None:
+    path.rename(path.with_suffix(".moved"))
+    if replaced:
+        path.touch()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_a_file_taken_away_is_noticed_before_anything_is_lost(path: Path, replaced: bool) -> None:
+    store = await open_local(path)
+    await store.create(Disk(Meta("a")))
+    _take_away(path, replaced)
+    with pytest.raises(Unavailable, match=str(path)):
+        await store.create(Disk(Meta("b")))
+    os.replace(path.with_suffix(".moved"), path)  # noqa: PTH105 - the pathlib form would be flagged in a coroutine
+    await store.create(Disk(Meta("b")))
+    await store.close()
 
 
 async def test_the_file_is_private(path: Path) -> None:
