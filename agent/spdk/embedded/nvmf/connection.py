@@ -70,6 +70,7 @@ class Connection:
         self._inbound: dict[int, _Inbound] = {}
         self._allowed = {PduType.CAPSULE_CMD: ADMIN_CAPSULE_BYTES, PduType.H2C_TERM_REQ: pdus.TERM_DATA_MAX}
         self._connected = asyncio.Event()
+        self._finished = asyncio.Event()
         self._closed = False
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -94,6 +95,9 @@ class Connection:
             if self.controller is not None:
                 self.controller.queue_gone(self)
             await asyncio.gather(*self._running, return_exceptions=True)
+            self._finished.set()
+            if self.controller is not None:
+                self.controller.queue_finished(self)
 
     def associate(self, controller: Controller, qid: int, queue_size: int) -> None:
         """Connect succeeded: from now on this is queue `qid` of `controller`."""
@@ -107,15 +111,20 @@ class Connection:
         controller.add_queue(self)
 
     def close(self, reason: str) -> None:
-        """Cut the connection at once; commands in flight are dropped without an answer."""
+        """Cut the connection at once. I/O that reached its bdev ends there, but is not answered: see `finished`."""
         if self._closed:
             return
         self._closed = True
-        for task in self._running:
-            task.cancel()
+        if self.qid == 0:
+            for task in self._running:
+                task.cancel()
         self._inbound.clear()
         with contextlib.suppress(OSError):
             self._writer.transport.abort()
+
+    async def finished(self) -> None:
+        """Return when the connection is cut and nothing that came over it can touch a bdev any more."""
+        await self._finished.wait()
 
     def _watch(self) -> None:
         if not self._connected.is_set():

@@ -25,6 +25,7 @@ class QueuePair(Protocol):
     peer: Address
 
     def close(self, reason: str) -> None: ...
+    async def finished(self) -> None: ...
 
 
 class Controller:
@@ -41,6 +42,7 @@ class Controller:
         self.settings = settings
         self.registers = Registers(settings.max_queue_depth)
         self.queues: dict[int, QueuePair] = {}
+        self._ending: set[QueuePair] = set()
         self.kato_ms = settings.keep_alive_ms(kato_ms) if kato_ms else 0
         self.features: dict[Feature, int] = {Feature.VOLATILE_WRITE_CACHE: 1}
         self.host_behavior = bytes(512)
@@ -79,9 +81,15 @@ class Controller:
         """A connection ended; with the admin queue the whole association ends."""
         if self.queues.get(queue.qid) is not queue:
             return
-        del self.queues[queue.qid]
+        self._close_queue(queue.qid, "connection ended")
         if queue.qid == 0:
             self.disconnect("admin queue closed")
+
+    def queue_finished(self, queue: QueuePair) -> None:
+        """The I/O of a connection that ended is over too."""
+        self._ending.discard(queue)
+        if not self._ending:
+            self.subsystem.ending.discard(self)
 
     def disconnect(self, reason: str) -> None:
         """End the association now: no command of this host is taken any more."""
@@ -91,9 +99,18 @@ class Controller:
         for timer in (self._timer, self._association):
             if timer is not None:
                 timer.cancel()
-        queues, self.queues = list(self.queues.values()), {}
-        for queue in queues:
-            queue.close(reason)
+        for qid in list(self.queues):
+            self._close_queue(qid, reason)
+
+    async def drained(self) -> None:
+        """Return when no I/O of queues that were cut can touch a bdev any more."""
+        await asyncio.gather(*(queue.finished() for queue in list(self._ending)))
+
+    def _close_queue(self, qid: int, reason: str) -> None:
+        queue = self.queues.pop(qid)
+        self._ending.add(queue)
+        self.subsystem.ending.add(self)
+        queue.close(reason)
 
     def abort(self, qid: int, cid: int) -> bool:
         """Abort a command. Only asynchronous event requests can be; I/O runs to its end."""
@@ -127,7 +144,7 @@ class Controller:
         if change is Change.ENABLE:
             return
         for qid in [qid for qid in self.queues if qid]:
-            self.queues.pop(qid).close("controller is being disabled")
+            self._close_queue(qid, "controller is being disabled")
         if change is Change.RESET:
             self.registers.reset()
         else:

@@ -15,6 +15,8 @@ from agent.spdk.embedded.nvmf.subsystem import Address
 log = logging.getLogger(__name__)
 
 _READ_BUFFER_BYTES = 256 << 10
+_CLOSE_S = 2.0
+"""How long connections may take to end when their port closes."""
 
 
 @dataclass(slots=True)
@@ -90,6 +92,8 @@ class Ports:
             self._waiting.add(connection)
             try:
                 await connection.serve()
+            except asyncio.CancelledError:
+                log.debug("a connection of %s was cut with I/O in a bdev", connection.peer)
             finally:
                 connections.pop(connection, None)
                 self._waiting.discard(connection)
@@ -109,4 +113,8 @@ class Ports:
         port.server.close()
         for connection in list(port.connections):
             connection.close("port closed")
-        await asyncio.gather(*port.connections.values(), return_exceptions=True)
+        tasks = list(port.connections.values())
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=_CLOSE_S)
+            for task in stuck:
+                task.cancel()

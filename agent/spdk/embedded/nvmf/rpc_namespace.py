@@ -17,7 +17,7 @@ from agent.spdk.embedded.nvmf.parameters import (
     find_subsystem,
     tcp_address,
 )
-from agent.spdk.embedded.nvmf.subsystem import CLAIM, Address, Namespace, Subsystem
+from agent.spdk.embedded.nvmf.subsystem import CLAIM, Address, Namespace, Subsystem, drained
 from agent.spdk.embedded.nvmf.target import Target
 from agent.spdk.embedded.rpc import INTERNAL_ERROR, INVALID_PARAMETERS, INVALID_PARAMS, Methods, Params, RpcFault
 
@@ -142,7 +142,7 @@ class NamespaceMethods:
         address = tcp_address(params.listen_address)
         if address not in subsystem.listeners:
             raise INVALID_PARAMETERS
-        subsystem.remove_listener(address)
+        await drained(subsystem.remove_listener(address))
         await self._target.ports.release(address)
         return True
 

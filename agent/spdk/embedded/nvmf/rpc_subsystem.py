@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -22,6 +23,7 @@ from agent.spdk.embedded.nvmf.subsystem import (
     Namespace,
     Subsystem,
     SubsystemOptions,
+    drained,
 )
 from agent.spdk.embedded.nvmf.target import Target
 from agent.spdk.embedded.rpc import INTERNAL_ERROR, INVALID_PARAMETERS, INVALID_PARAMS, Methods, RpcFault
@@ -122,10 +124,16 @@ class SubsystemMethods:
         return True
 
     async def remove_host(self, params: RemoveHost) -> bool:
+        """Answers when no I/O of the host can reach a bdev any more."""
         subsystem = find_subsystem(self._target, params)
         if params.host not in subsystem.hosts:
             raise INTERNAL_FAULT
-        subsystem.remove_host(params.host)
+        limit_s = params.timeout_ms / 1000 if params.timeout_ms else None
+        try:
+            async with asyncio.timeout(limit_s):
+                await drained(subsystem.remove_host(params.host))
+        except TimeoutError as error:
+            raise RpcFault(INTERNAL_ERROR, "Timeout reached during host removal") from error
         return True
 
     async def allow_any_host(self, params: AllowAnyHost) -> bool:

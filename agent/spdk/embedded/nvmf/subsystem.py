@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -35,6 +35,7 @@ class Association(Protocol):
     listener: Listener | None
 
     def disconnect(self, reason: str) -> None: ...
+    async def drained(self) -> None: ...
     def namespace_changed(self, nsid: int) -> None: ...
     def ana_changed(self) -> None: ...
 
@@ -114,6 +115,8 @@ class Subsystem:
         self.listeners: dict[Address, Listener] = {}
         self.namespaces: dict[int, Namespace] = {}
         self.controllers: dict[int, Association] = {}
+        self.ending: set[Association] = set()
+        """Controllers with queues that were cut while I/O of theirs is still in a bdev."""
         self.deleted = False
         self._changed = changed
         self._next_cntlid = options.min_cntlid
@@ -134,13 +137,11 @@ class Subsystem:
         self.hosts.insert(0, hostnqn)
         self._changed(hostnqn)
 
-    def remove_host(self, hostnqn: str) -> None:
-        """Forbid the host and cut what it has open: this is the fence."""
+    def remove_host(self, hostnqn: str) -> list[Association]:
+        """Forbid the host and cut what it has open, which is returned: once drained, this is the fence."""
         self.hosts.remove(hostnqn)
         self._changed(hostnqn)
-        for controller in list(self.controllers.values()):
-            if controller.hostnqn == hostnqn:
-                controller.disconnect("host removed")
+        return self._cut("host removed", lambda controller: controller.hostnqn == hostnqn)
 
     def set_allow_any_host(self, allowed: bool) -> None:
         """Hosts that are connected stay connected, as with the real target."""
@@ -155,12 +156,11 @@ class Subsystem:
         self.listeners[address] = Listener(identifier, address, state)
         self._changed(None)
 
-    def remove_listener(self, address: Address) -> None:
+    def remove_listener(self, address: Address) -> list[Association]:
+        """Returns the controllers that were cut."""
         listener = self.listeners.pop(address)
         self._changed(None)
-        for controller in list(self.controllers.values()):
-            if controller.listener is listener:
-                controller.disconnect("listener removed")
+        return self._cut("listener removed", lambda controller: controller.listener is listener)
 
     def set_ana_state(self, listener: Listener, state: AnaState, group: int | None) -> None:
         listener.set_state(state, group)
@@ -232,12 +232,23 @@ class Subsystem:
                 return cntlid
         return None
 
-    def close(self, reason: str) -> None:
-        """Let go of everything: controllers, listeners, namespaces."""
-        self.deleted = True
-        for controller in list(self.controllers.values()):
+    def _cut(self, reason: str, concerned: Callable[[Association], bool]) -> list[Association]:
+        """Disconnect; returns these and the ones that were cut before and still have I/O in a bdev."""
+        for controller in [each for each in self.controllers.values() if concerned(each)]:
             controller.disconnect(reason)
+        return [controller for controller in self.ending if concerned(controller)]
+
+    def close(self, reason: str) -> list[Association]:
+        """Let go of everything: controllers, which are returned, listeners, namespaces."""
+        self.deleted = True
+        cut = self._cut(reason, lambda _controller: True)
         for nsid in list(self.namespaces):
             self.remove_namespace(nsid)
         self.listeners.clear()
         self._changed(None)
+        return cut
+
+
+async def drained(associations: Iterable[Association]) -> None:
+    """Return when nothing of them can touch a bdev any more."""
+    await asyncio.gather(*(association.drained() for association in associations))

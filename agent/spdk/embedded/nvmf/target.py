@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import uuid
 
@@ -16,11 +18,13 @@ from agent.spdk.embedded.nvmf.nqn import DISCOVERY_NQN, NQN_BYTES_MAX
 from agent.spdk.embedded.nvmf.ports import Ports
 from agent.spdk.embedded.nvmf.request import Refusal, Reply, Request
 from agent.spdk.embedded.nvmf.settings import TransportSettings
-from agent.spdk.embedded.nvmf.subsystem import Subsystem, SubsystemOptions
+from agent.spdk.embedded.nvmf.subsystem import Subsystem, SubsystemOptions, drained
 
 log = logging.getLogger(__name__)
 
 _OFFSET_CNTLID, _OFFSET_SUBNQN, _OFFSET_HOSTNQN = 16, 256, 512
+_CLOSE_S = 5.0
+"""How long to wait for I/O that is stuck in a bdev when the target ends."""
 _OFFSET_QID, _OFFSET_SQSIZE = 42, 44
 
 
@@ -52,17 +56,19 @@ class Target:
         return subsystem
 
     async def delete(self, nqn: str) -> None:
-        """Remove a subsystem with everything that is connected to it."""
+        """Remove a subsystem with everything that is connected to it; returns when its I/O has ended."""
         subsystem = self.subsystems.pop(nqn)
         addresses = list(subsystem.listeners)
-        subsystem.close("subsystem deleted")
+        cut = subsystem.close("subsystem deleted")
+        await drained(cut)
         for address in addresses:
             await self.ports.release(address)
 
     async def close(self) -> None:
         """Cut all hosts and stop listening."""
-        for nqn in list(self.subsystems):
-            await self.delete(nqn)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await asyncio.gather(*(self.delete(nqn) for nqn in list(self.subsystems)))
         await self.ports.close()
 
     # --- discovery ------------------------------------------------------------------------------------------------
