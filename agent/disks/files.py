@@ -55,15 +55,13 @@ def prepare(disk: FileDisk, node: str) -> Disk:
 
 
 def require_blank(path: Path) -> None:
-    """Raise FailedPrecondition unless nothing was ever written to the file, or only zeroes at both ends.
+    """Raise FailedPrecondition unless the file holds nothing but zeroes. Holes are not read, everything else is.
 
     Called immediately before a pool is created: it is the last look before data would be destroyed.
     """
-    with path.open("rb") as file:
-        if _has_no_data(file.fileno()):
-            return
-        size = os.fstat(file.fileno()).st_size
-        for offset in (0, max(0, size - SCAN_BYTES)):
+    with path.open("rb", buffering=0) as file:
+        offset = _next_data(file.fileno(), 0)
+        while offset is not None:
             file.seek(offset)
             data = file.read(SCAN_BYTES)
             if data.count(0) != len(data):
@@ -71,6 +69,7 @@ def require_blank(path: Path) -> None:
                     f"{path} already carries data and is not a pool of ours; it is left alone. "
                     "Name another file, or remove this one if it is not needed"
                 )
+            offset = _next_data(file.fileno(), offset + len(data))
 
 
 def _create_or_measure(disk: FileDisk) -> int:
@@ -106,10 +105,11 @@ def _measure(path: Path) -> int:
     return found.st_size
 
 
-def _has_no_data(descriptor: int) -> bool:
-    """Whether the file is one hole."""
+def _next_data(descriptor: int, offset: int) -> int | None:
+    """Offset of the next byte that is not in a hole, None when there is none (lseek(2), SEEK_DATA)."""
     try:
-        os.lseek(descriptor, 0, os.SEEK_DATA)
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
     except OSError as error:
-        return error.errno == errno.ENXIO
-    return False
+        if error.errno == errno.ENXIO:
+            return None
+        raise

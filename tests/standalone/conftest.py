@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.config import Settings, load_settings
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: UNIX sockets lie in it."""
+    made = Path(tempfile.mkdtemp(prefix="q-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def settings(folder: Path) -> Callable[..., Settings]:
+    """Settings of an agent with the embedded target and the given file disks."""
+
+    def make(*file_disks: str) -> Settings:
+        return load_settings(
+            node_name="node-a",
+            state_dir=folder / "state",
+            csi_endpoint=f"unix://{folder}/csi.sock",
+            nvmf_port=_free_port(),
+            file_disks=file_disks,
+        )
+
+    return make
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
