@@ -32,7 +32,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; one with a key twice gets a member that no method knows, so that it is refused where it is used."""
+    """A JSON object; one with a key twice gets a member that no method knows, so that its user refuses it."""
     members = dict(pairs)
     if len(members) != len(pairs):
         members["\0duplicate"] = True

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from agent.spdk.embedded.bdev import BdevRegistry
 from agent.spdk.embedded.bdev_methods import BdevMethods
+from agent.spdk.embedded.lvs.manager import LvstoreManager
+from agent.spdk.embedded.lvs.methods import LvolMethods
 from agent.spdk.embedded.rpc import Methods
 from agent.spdk.embedded.server import FileLock, JsonRpcServer
 
@@ -38,17 +40,16 @@ async def run_target(rpc_socket: Path, state_dir: Path, nvmf_address: str | None
 async def _serve(rpc_socket: Path, state_dir: Path, nvmf_address: str | None, stop: asyncio.Event) -> None:
     lock = FileLock(state_dir / "target.lock", f"state directory {state_dir}")
     methods, bdevs = Methods(), BdevRegistry()
-
-    async def examine(_: object) -> None:
-        return None
-
-    BdevMethods(bdevs, examine).register(methods)
+    stores = LvstoreManager(bdevs, state_dir / "volatile")
+    BdevMethods(bdevs, stores.examine).register(methods)
+    LvolMethods(bdevs, stores).register(methods)
     server = JsonRpcServer(methods, rpc_socket)
     try:
         await server.start()
         await stop.wait()
     finally:
         await server.stop()
+        await stores.close()
         lock.release()
 
 

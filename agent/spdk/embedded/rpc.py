@@ -60,7 +60,7 @@ INVALID_PARAMETERS = RpcFault(INVALID_PARAMS, "Invalid parameters")
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """`decode_fault` is what this method answers to parameters it cannot decode, `no_params_message` (of methods without
+    """`decode_fault` is the answer to parameters that cannot be decoded, `no_params_message` (of methods without
     parameters) to any at all; both differ between methods."""
 
     name: str
