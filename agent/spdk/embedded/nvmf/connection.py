@@ -16,7 +16,6 @@ from agent.spdk.embedded.nvmf.controller import Controller
 from agent.spdk.embedded.nvmf.request import Refusal, Reply, Request
 from agent.spdk.embedded.nvmf.settings import (
     ADMIN_CAPSULE_BYTES,
-    CONNECT_TIMEOUT_S,
     TransportSettings,
 )
 from agent.spdk.embedded.nvmf.subsystem import Address
@@ -77,7 +76,7 @@ class Connection:
 
     async def serve(self) -> None:
         """Run until the host or the target ends the connection. Never raises because of the host."""
-        watchdog = asyncio.get_running_loop().call_later(CONNECT_TIMEOUT_S, self._watch)
+        watchdog = asyncio.get_running_loop().call_later(self._executor.settings.connect_timeout_s, self._watch)
         try:
             await self._initialize()
             while True:
@@ -128,7 +127,7 @@ class Connection:
 
     def _watch(self) -> None:
         if not self._connected.is_set():
-            log.info("%s did not connect to a subsystem in %s s", self.peer, CONNECT_TIMEOUT_S)
+            log.info("%s did not connect to a subsystem in time", self.peer)
             self.close("no Connect")
 
     async def _terminate(self, error: ProtocolError) -> None:

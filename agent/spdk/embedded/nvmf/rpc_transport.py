@@ -103,7 +103,7 @@ class TransportMethods:
 
 def _settings(params: CreateTransport) -> TransportSettings:
     names = [field.name for field in dataclasses.fields(TransportSettings)]
-    given = {name: value for name in names if (value := getattr(params, name)) is not None}
+    given = {name: value for name in names if (value := getattr(params, name, None)) is not None}
     if any(isinstance(value, int) and not 0 <= value <= 0xFFFFFFFF for value in given.values()):
         raise INVALID_PARAMETERS
     settings = TransportSettings(**given)

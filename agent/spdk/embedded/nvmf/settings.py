@@ -8,8 +8,6 @@ KAS_UNIT_MS = 100
 DISCOVERY_KATO_MS = 120_000
 ASSOCIATION_TIMEOUT_S = 120.0
 """How long a disabled controller keeps its association (NVMe over Fabrics in Base 2.0, section 6.3)."""
-CONNECT_TIMEOUT_S = 10.0
-"""How long a TCP connection may stay without an accepted Connect."""
 CONNECTIONS_UNASSOCIATED_MAX = 1024
 """TCP connections without a Connect at one time; more are closed at once."""
 WRITE_BUFFER_BYTES = 1 << 20
@@ -21,7 +19,10 @@ FIRMWARE = "26.05"
 
 @dataclass(frozen=True, slots=True)
 class TransportSettings:
-    """Sizes in bytes, times in milliseconds; `kas` is the keep alive granularity in units of 100 ms."""
+    """Sizes in bytes; `kas` is the keep alive granularity in units of 100 ms, `min_kato` is in milliseconds.
+
+    `connect_timeout_s`, how long a TCP connection may stay without an accepted Connect, is ours and in no RPC.
+    """
 
     max_queue_depth: int = 128
     max_aq_depth: int = 128
@@ -40,6 +41,7 @@ class TransportSettings:
     disable_command_passthru: bool = False
     iobuf_small_cache_size: int = 0xFFFFFFFF
     iobuf_large_cache_size: int = 0xFFFFFFFF
+    connect_timeout_s: float = 10.0
 
     def keep_alive_ms(self, asked_ms: int) -> int:
         """The keep alive timeout that a host gets which asks for `asked_ms`, not 0."""
