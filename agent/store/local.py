@@ -11,7 +11,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -121,9 +120,6 @@ class LocalStore:
 
     def _committed(self, changes: Sequence[Change], outcomes: Sequence[Outcome]) -> None:
         """In the event loop: first everybody can see the batch, then its writers hear that it is durable."""
-        if changes and changes[0].version > self._state.version + 1:
-            with suppress(QuarryError):  # the next read tries again and says why not
-                self._refresh()
         self._apply(changes)
         for write, outcome in outcomes:
             if write.done.done():
@@ -151,6 +147,7 @@ class LocalStore:
             watcher.relist(self._state.version)
 
     def _apply(self, changes: Sequence[Change]) -> None:
+        """Takes over what follows on the present version; what is beyond a gap is left to the next refresh."""
         for change in changes:
             if change.version != self._state.version + 1:
                 continue

@@ -277,6 +277,7 @@ async def test_a_slow_reader_gets_one_relist_and_stops_nobody(store: Store) -> N
 
 async def test_a_handle_far_behind_another_lists_again(open_store: Opener) -> None:
     one, two = await open_store(), await open_store()
+    await one.delete(Volume, (await one.create(volume("first"))).meta.name)
     watch = one.watch(Volume)
     stop = time.monotonic() + 20
     # Without yielding to the poll for long: `two` writes in big batches, `one` is not read meanwhile.
@@ -284,6 +285,7 @@ async def test_a_handle_far_behind_another_lists_again(open_store: Opener) -> No
         await asyncio.gather(*(two.create(volume(f"v{i}")) for i in range(256)))
         await asyncio.gather(*(two.delete(Volume, f"v{i}") for i in range(256)))
     last = await two.create(volume("last"))
+    last = await one.update(last)
     assert await one.list(Volume) == [last]
     names = []
     while not names or names[-1] != "last":
