@@ -81,14 +81,16 @@ class Target:
         entries = [
             logs.DiscoveryEntry(
                 address_family=logs.ADRFAM_IPV6 if address.family == "IPv6" else logs.ADRFAM_IPV4,
+                subtype=logs.SUBTYPE_CURRENT_DISCOVERY if subsystem.is_discovery else logs.SUBTYPE_NVME,
+                flags=logs.DISCOVERY_SAME_LOG | logs.DISCOVERY_PERSISTENT if subsystem.is_discovery else 0,
                 port_id=listener.identifier,
                 admin_queue_size=self.settings.max_aq_depth,
                 service=address.service,
                 subnqn=subsystem.nqn,
                 address=address.host,
             )
-            for subsystem in self.subsystems.values()
-            if not subsystem.is_discovery and subsystem.host_allowed(hostnqn)
+            for _, subsystem in sorted(self.subsystems.items())
+            if subsystem.host_allowed(hostnqn)
             for address, listener in subsystem.listeners.items()
         ]
         page = logs.pack_discovery(entries, self.generation)
