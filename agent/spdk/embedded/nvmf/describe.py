@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from agent.nvmf import identify as ids
 from agent.nvmf.command import CQE_BYTES, SQE_BYTES, Cns
 from agent.nvmf.identify import (
@@ -72,7 +74,6 @@ def _one_namespace(controller: Controller, cns: int, nsid: int) -> bytes:
 
 def _controller(controller: Controller) -> IdentifyController:
     subsystem, settings = controller.subsystem, controller.settings
-    options = subsystem.options
     common = IdentifyController(
         firmware=FIRMWARE,
         max_transfer_shift=(settings.max_io_size // 4096).bit_length() - 1,
@@ -91,40 +92,43 @@ def _controller(controller: Controller) -> IdentifyController:
     )
     if subsystem.is_discovery:
         return common
+    return IdentifyController(**{**vars(common), **_io_controller(controller)})
+
+
+def _io_controller(controller: Controller) -> dict[str, Any]:
+    """The fields in which an I/O controller differs from a discovery controller."""
+    options, settings = controller.subsystem.options, controller.settings
     ana = options.ana_reporting
-    return IdentifyController(
-        **{
-            **vars(common),
-            "vendor": _VENDOR,
-            "subsystem_vendor": _VENDOR,
-            "ieee_oui": _OUI,
-            "serial": options.serial,
-            "model": options.model,
-            "arbitration_burst": 6,
-            "cmic": ids.CMIC_MULTI_PORT | ids.CMIC_MULTI_CONTROLLER | (ids.CMIC_ANA if ana else 0),
-            "events": OptionalEvents.NAMESPACE_ATTRIBUTE | (OptionalEvents.ANA_CHANGE if ana else 0),
-            "attributes": 1,  # 128-bit host identifier
-            "controller_type": ControllerType.IO,
-            "abort_limit": 3,
-            "firmware_updates": 1 | 1 << 1,  # one slot, read-only
-            "log_attributes": ids.LPA_EXTENDED_DATA | ids.LPA_COMMAND_EFFECTS,
-            "keep_alive_granularity": settings.kas,
-            "ana_transition_s": 10 if ana else 0,
-            # optimized, non-optimized, inaccessible; the group of a namespace does not change while it is attached
-            "ana_capabilities": 0b1000111 if ana else 0,
-            "ana_group_max": options.max_namespaces if ana else 0,
-            "ana_groups": options.max_namespaces if ana else 0,
-            "max_namespaces": options.max_namespaces if ana else 0,
-            "sq_entry_size": 0x66,
-            "cq_entry_size": 0x44,
-            "namespaces": options.max_namespaces,
-            "optional_commands": _optional_commands(controller),
-            "volatile_write_cache": 1 | 2 << 1,  # present, Flush takes no broadcast namespace
-            "command_capsule": (SQE_BYTES + settings.in_capsule_data_size) // 16,
-            "response_capsule": CQE_BYTES // 16,
-            "max_sgl_descriptors": 1,
-        }
-    )
+    return {
+        "vendor": _VENDOR,
+        "subsystem_vendor": _VENDOR,
+        "ieee_oui": _OUI,
+        "serial": options.serial,
+        "model": options.model,
+        "arbitration_burst": 6,
+        "cmic": ids.CMIC_MULTI_PORT | ids.CMIC_MULTI_CONTROLLER | (ids.CMIC_ANA if ana else 0),
+        "events": OptionalEvents.NAMESPACE_ATTRIBUTE | (OptionalEvents.ANA_CHANGE if ana else 0),
+        "attributes": 1,  # 128-bit host identifier
+        "controller_type": ControllerType.IO,
+        "abort_limit": 3,
+        "firmware_updates": 1 | 1 << 1,  # one slot, read-only
+        "log_attributes": ids.LPA_EXTENDED_DATA | ids.LPA_COMMAND_EFFECTS,
+        "keep_alive_granularity": settings.kas,
+        "ana_transition_s": 10 if ana else 0,
+        # optimized, non-optimized, inaccessible; the group of a namespace does not change while it is attached
+        "ana_capabilities": 0b1000111 if ana else 0,
+        "ana_group_max": options.max_namespaces if ana else 0,
+        "ana_groups": options.max_namespaces if ana else 0,
+        "max_namespaces": options.max_namespaces if ana else 0,
+        "sq_entry_size": 0x66,
+        "cq_entry_size": 0x44,
+        "namespaces": options.max_namespaces,
+        "optional_commands": _optional_commands(controller),
+        "volatile_write_cache": 1 | 2 << 1,  # present, Flush takes no broadcast namespace
+        "command_capsule": (SQE_BYTES + settings.in_capsule_data_size) // 16,
+        "response_capsule": CQE_BYTES // 16,
+        "max_sgl_descriptors": 1,
+    }
 
 
 def _optional_commands(controller: Controller) -> OptionalCommands:
