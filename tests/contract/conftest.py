@@ -51,9 +51,16 @@ def target(kind: str) -> Iterator[Target]:
 
 
 @pytest.fixture(scope="session")
-def peer(kind: str) -> Iterator[Target]:
-    """A second target, to attach to the first."""
+def second(kind: str) -> Iterator[Target]:
     yield from _running(kind, 1)
+
+
+@pytest.fixture
+def peer(second: Target) -> Iterator[Target]:
+    """A second target, to attach to the first."""
+    second.resume()
+    yield second
+    second.pause()
 
 
 async def _client(target: Target) -> AsyncIterator[Client]:

@@ -28,6 +28,9 @@ SMALL_CONFIG = {
     "subsystems": [{"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": SMALL_ISCSI}]}]
 }
 
+_DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+"""Even when the test run itself is killed; setpriv becomes the target by exec, so the pid is the target's."""
+
 
 def find_spdk_tgt() -> str | None:
     """The real target: SPDK_TGT, else `spdk_tgt` on PATH."""
@@ -68,7 +71,9 @@ class Target:
             # A killed spdk_tgt leaves its socket and a lock file beside it; the lock goes with the process.
             self.socket_path.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self._argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*_DIE_WITH_US, *self._argv()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._accepts():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -86,6 +91,20 @@ class Target:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(timeout_s)
+
+    def pause(self) -> None:
+        """Stop a polling target from taking a core while nobody needs it."""
+        if self.kind == "real" and self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Kill and start: a target to which nothing has happened, but for its disks."""
+        self.kill()
+        self.start()
 
     def close(self) -> None:
         if self._process is not None:

@@ -18,8 +18,7 @@ Export = Callable[..., Awaitable[str]]
 
 async def restart(rpc: Client, target: Target) -> None:
     generation = rpc.generation
-    await asyncio.to_thread(target.kill)
-    await asyncio.to_thread(target.start)
+    await asyncio.to_thread(target.restart)
     await rpc.wait_connected(30)
     await app.wait_init(rpc)
     assert rpc.generation > generation

@@ -111,11 +111,14 @@ async def test_perf(rpc: Client, pool: Pool, export: Export, port: int, workload
     assert stats.num_read_ops > 8 or workload == "write"
 
 
-@pytest.fixture(scope="module")
-def spdk() -> Iterator[Target]:
+@pytest.fixture
+def spdk(request: pytest.FixtureRequest, kind: str) -> Iterator[Target]:
     """A real spdk_tgt as host."""
     if find_spdk_tgt() is None:
         pytest.skip("spdk_tgt not found (SPDK_TGT or PATH)")
+    if kind == "real":
+        yield request.getfixturevalue("peer")
+        return
     target = Target("real", 1)
     try:
         target.start()
