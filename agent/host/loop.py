@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agent.errors import Busy, CommandFailed, FailedPrecondition, NotFound
 from agent.host import process
+from agent.host.device import is_readonly, set_readonly
 
 LOSETUP_TIMEOUT_S = 15.0
 LOCK_FILE = Path("/run/lock/quarry-loop.lock")
@@ -116,6 +117,8 @@ async def detach(device: Path) -> None:
         before = await _attached(device)
         if before is None:
             return
+        if is_readonly(device):  # the kernel keeps the flag for whoever gets the device next
+            await set_readonly(device, False)
         try:
             await process.run(["losetup", "--detach", str(device)], timeout_s=LOSETUP_TIMEOUT_S)
         except CommandFailed:

@@ -120,11 +120,12 @@ async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bo
             raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
         if existing.readonly and not readonly:
             raise FailedPrecondition(f"{target} is mounted read-only already")
-        if readonly and not existing.readonly:  # a crash between the two steps of a read-only bind
-            await _run_on(target, ["-o", "remount,bind,ro", "--"])
-        return
-    with source.opened() as origin:
-        await _run_on(target, ["-o", "bind,ro" if readonly else "bind", "--", origin])
+    else:
+        with source.opened() as origin:
+            await _run_on(target, ["-o", "bind", "--", origin])
+    # A second step, which after a crash between the two may be missing. By name: it is a mount point, so it is no link.
+    if readonly and not wanted.readonly and not (existing and existing.readonly):
+        await process.run(["mount", "-o", "remount,bind,ro", "--", str(target)], timeout_s=MOUNT_TIMEOUT_S)
 
 
 async def ensure_node_bound(device: Path, target: CheckedPath) -> None:

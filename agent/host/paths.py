@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import InvalidArgument, shorten
+from agent.errors import FailedPrecondition, InvalidArgument, shorten
 
 PATH_MAX_BYTES = 4096
 NAME_MAX_BYTES = 255
@@ -172,3 +172,5 @@ def _check_links(checked: CheckedPath) -> None:
             return
     except FileNotFoundError:
         return  # what does not exist yet is made by us, relative to its opened parent
+    except PermissionError:
+        raise FailedPrecondition(f"{checked} cannot be looked at: permission denied; run the agent as root") from None

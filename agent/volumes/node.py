@@ -211,6 +211,8 @@ class NodeVolumes:
         try:
             device = await driver.attach(volume)
             _check_size(volume, device)
+            if devices.is_readonly(device) and not mount.uses(device):  # left by a read-only raw block publication
+                await devices.set_readonly(device, False)
             yield device
         except QuarryError:
             if before is None:

@@ -1,0 +1,63 @@
+"""The NVMe/TCP frontend over the recorded tree and the stand-in of test_nvme_cli."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from agent.errors import FailedPrecondition, Unavailable
+from agent.model import Endpoint, Meta, ReplicaStatus, Tier, Volume, VolumePhase, VolumeSpec, VolumeStatus
+from agent.volumes.frontends import NvmeTcpFrontend
+
+from .test_nvme_cli import HOST_NQN, NQN, UUID, add_controller, add_namespace, calls, host, tree
+
+__all__ = ["tree"]
+NAME = "vol-0123456789abcdef0123456789abcdef"
+REPLICA = ReplicaStatus("r0", True, UUID, Endpoint(NQN, "127.0.0.1", 4420))
+
+
+def volume(*replicas: ReplicaStatus) -> Volume:
+    return Volume(Meta(NAME), VolumeSpec("v", 64 << 20, Tier.SSD), VolumeStatus(VolumePhase.READY, 64 << 20, replicas))
+
+
+async def test_there_and_back(tree: Path) -> None:
+    add_controller(tree / "after", 2)
+    add_namespace(tree / "after", 2)
+    frontend = NvmeTcpFrontend(HOST_NQN, host(tree))
+    assert await frontend.find(volume(REPLICA)) is None
+    assert await frontend.known() == []
+    for _ in range(2):
+        assert await frontend.attach(volume(REPLICA)) == tree / "dev/nvme2n1"
+    assert await frontend.find(volume(REPLICA)) == tree / "dev/nvme2n1"
+    assert await frontend.known() == [NAME]
+    await frontend.rescan(volume(REPLICA), tree / "dev/nvme2n1")
+    for _ in range(2):
+        await frontend.detach(NAME, None)
+    assert await frontend.known() == []
+    assert [call.split()[0] for call in calls(tree)] == ["connect", "ns-rescan", "disconnect"]
+
+
+async def test_device_is_found_while_the_target_is_away(tree: Path) -> None:
+    add_controller(tree, 0, state="connecting")
+    add_namespace(tree, 0)
+    away = replace(REPLICA, ready=False, endpoint=None)
+    assert await NvmeTcpFrontend(HOST_NQN, host(tree)).find(volume(away)) == tree / "dev/nvme0n1"
+
+
+async def test_what_cannot_be_attached(tree: Path) -> None:
+    frontend = NvmeTcpFrontend(HOST_NQN, host(tree))
+    for replicas in ((), (replace(REPLICA, ready=False),), (replace(REPLICA, endpoint=None),)):
+        with pytest.raises(Unavailable):
+            await frontend.attach(volume(*replicas))
+    with pytest.raises(FailedPrecondition):
+        await frontend.attach(volume(REPLICA, REPLICA))
+    assert calls(tree) == []
+
+
+@pytest.mark.parametrize("name", ["", "vol-1", "vol-" + "x" * 10_000, "../x", "nqn.other", NAME + "0"])
+async def test_only_our_subsystems_are_disconnected(tree: Path, name: str) -> None:
+    add_controller(tree, 0, nqn="nqn.other")
+    await NvmeTcpFrontend(HOST_NQN, host(tree)).detach(name, None)
+    assert calls(tree) == []

@@ -1,0 +1,135 @@
+"""Volumes on real loop devices and mounts in a temporary directory, everything undone at the end of each test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from agent.model import (
+    Attachment,
+    Frontend,
+    Meta,
+    ReplicaStatus,
+    Tier,
+    Volume,
+    VolumePhase,
+    VolumeSpec,
+    VolumeStatus,
+)
+from agent.volumes.frontends import LoopFrontend
+from agent.volumes.names import volume_id
+from agent.volumes.node import NodeVolumes
+
+NODE = "node-a"
+MIB = 1 << 20
+
+
+def have(*programs: str) -> str | None:
+    """Why a test that needs root and these programs cannot run here."""
+    if os.geteuid() != 0:
+        return "needs root: mounts and loop devices"
+    missing = [name for name in ("losetup", "blkid", "mount", "cmp", *programs) if shutil.which(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    if not Path("/dev/loop-control").exists():
+        return "this kernel has no loop devices"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def _able(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("root") and (reason := have("mkfs.ext4")):
+        pytest.skip(reason)
+
+
+@dataclass
+class Machine:
+    """One node: its files stand for the lvols of an embedded target."""
+
+    home: Path
+    node_name: str = NODE
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def mounts(self) -> Path:
+        return self.home / "mounts"
+
+    @property
+    def state(self) -> Path:
+        return self.home / "state"
+
+    async def local_path(self, name: str) -> Path | None:
+        return self.files.get(name)
+
+    def node(self) -> NodeVolumes:
+        """A fresh agent: nothing remembered but what is on disk."""
+        frontends = {Frontend.LOOP: LoopFrontend(self.local_path, self.state / "loop")}
+        return NodeVolumes(self.node_name, [self.mounts], frontends, self.state)
+
+    def volume(self, name: str = "v", size_bytes: int = 64 * MIB, readonly: bool = False) -> Volume:
+        """A published volume with a sparse file behind it."""
+        identity = volume_id(name)
+        self.files[identity] = self.home / f"{name}.lvol"
+        if not self.files[identity].exists():
+            with self.files[identity].open("wb") as file:
+                file.truncate(size_bytes)
+        return Volume(
+            Meta(identity),
+            VolumeSpec(
+                name,
+                size_bytes,
+                Tier.SSD,
+                frontend=Frontend.LOOP,
+                attachments=(Attachment(self.node_name, "nqn.host", readonly=readonly),),
+            ),
+            VolumeStatus(VolumePhase.READY, size_bytes, (ReplicaStatus("r0", True, "lvol-" + name),)),
+        )
+
+    def grown(self, volume: Volume, size_bytes: int) -> Volume:
+        os.truncate(self.files[volume.meta.name], size_bytes)
+        return replace(
+            volume,
+            spec=replace(volume.spec, size_bytes=size_bytes),
+            status=replace(volume.status, size_bytes=size_bytes),
+        )
+
+    def path(self, name: str) -> Path:
+        made = self.mounts / name
+        made.mkdir(parents=True, exist_ok=True)
+        return made
+
+    def loops(self) -> list[str]:
+        """Loop devices on our files."""
+        listed = subprocess.run(["losetup", "-J", "-l"], capture_output=True, text=True, check=True).stdout
+        entries = json.loads(listed)["loopdevices"] if listed.strip() else []
+        return [entry["name"] for entry in entries if str(entry["back-file"]).startswith(str(self.home))]
+
+    def mounted(self) -> list[str]:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        return [target for line in lines if (target := line.split()[4]).startswith(str(self.home))]
+
+    def clean(self) -> None:
+        for target in reversed(self.mounted()):
+            subprocess.run(["umount", "-l", target], check=False)
+        for device in self.loops():
+            subprocess.run(["blockdev", "--setrw", device], check=False)
+            subprocess.run(["losetup", "-d", device], check=False)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    home = Path(os.path.realpath(tmp_path))
+    (home / "mounts").mkdir()
+    made = Machine(home)
+    try:
+        yield made
+    finally:
+        made.clean()
+        assert made.mounted() == []
