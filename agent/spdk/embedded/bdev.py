@@ -115,6 +115,11 @@ class Bdev(ABC):
         """`driver_specific` of `bdev_get_bdevs`."""
         return {}
 
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody has the bdev open."""
+        return self.claimed_by is not None or bool(self._listeners)
+
     # --- I/O: what users of the bdev call -------------------------------------------------------------------------
 
     async def read(self, offset: int, length: int) -> bytes:

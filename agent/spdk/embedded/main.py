@@ -8,12 +8,15 @@ import logging
 import signal
 from pathlib import Path
 
+from agent.spdk.embedded.app_methods import AbsentFrontends, AppMethods, KeyringMethods, NotificationMethods
 from agent.spdk.embedded.bdev import BdevRegistry
 from agent.spdk.embedded.bdev_methods import BdevMethods
 from agent.spdk.embedded.lvs.manager import LvstoreManager
 from agent.spdk.embedded.lvs.methods import LvolMethods
+from agent.spdk.embedded.nvmf import register as register_nvmf
 from agent.spdk.embedded.rpc import Methods
 from agent.spdk.embedded.server import FileLock, JsonRpcServer
+from agent.spdk.embedded.traffic_methods import TrafficMethods
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +44,21 @@ async def _serve(rpc_socket: Path, state_dir: Path, nvmf_address: str | None, st
     lock = FileLock(state_dir / "target.lock", f"state directory {state_dir}")
     methods, bdevs = Methods(), BdevRegistry()
     stores = LvstoreManager(bdevs, state_dir / "volatile")
+    AppMethods(methods).register()
+    NotificationMethods(bdevs).register(methods)
     BdevMethods(bdevs, stores.examine).register(methods)
+    TrafficMethods(bdevs).register(methods)
     LvolMethods(bdevs, stores).register(methods)
+    KeyringMethods().register(methods)
+    AbsentFrontends(bdevs).register(methods)
+    nvmf = register_nvmf(methods, bdevs, nvmf_address)
     server = JsonRpcServer(methods, rpc_socket)
     try:
         await server.start()
         await stop.wait()
     finally:
         await server.stop()
+        await nvmf.close()
         await stores.close()
         lock.release()
 

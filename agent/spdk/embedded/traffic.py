@@ -75,26 +75,50 @@ class Counter:
 
 
 class Histogram:
-    """SPDK's latency histogram (include/spdk/histogram_data.h): 58 ranges of 128 buckets, by the leading bit."""
+    """SPDK's latency histogram (include/spdk/histogram_data.h): ranges by the leading bit, 2**granularity buckets each.
+
+    Counts latencies from `min_ns` to below `max_ns`; others go to the first and the last bucket.
+    """
 
     GRANULARITY = 7
-    BUCKETS_PER_RANGE = 1 << GRANULARITY
-    RANGES = 64 - GRANULARITY + 1
+    MIN_NS = 1_000
+    MAX_NS = 5_000_000_000
 
-    def __init__(self) -> None:
-        self.counts = [0] * (self.BUCKETS_PER_RANGE * self.RANGES)
+    def __init__(self, granularity: int = GRANULARITY, min_ns: int = MIN_NS, max_ns: int = MAX_NS) -> None:
+        """Raises ValueError for an empty range."""
+        if min_ns >= max_ns or granularity >= 64:
+            raise ValueError("empty range")
+        self.granularity = granularity
+        self.min_range = self._range_of(min_ns)
+        self.max_range = self._range_of(max_ns - 1)
+        self._counts = [0] * ((self.max_range - self.min_range + 1) << granularity)
+
+    def _range_of(self, ticks: int) -> int:
+        return max(0, ticks.bit_length() - self.granularity)
 
     def tally(self, ticks: int) -> None:
-        zeroes = 64 - max(ticks, 1).bit_length()
-        top = 64 - self.GRANULARITY - 1
-        bucket_range = 0 if zeroes > top else top - zeroes + 1
-        shift = bucket_range - 1 if bucket_range > 0 else 0
-        index = (ticks >> shift) & (self.BUCKETS_PER_RANGE - 1)
-        self.counts[(bucket_range << self.GRANULARITY) + index] += 1
+        bucket_range = self._range_of(ticks)
+        if bucket_range < self.min_range:
+            self._counts[0] += 1
+        elif bucket_range > self.max_range:
+            self._counts[-1] += 1
+        else:
+            index = (ticks >> max(0, bucket_range - 1)) & ((1 << self.granularity) - 1)
+            self._counts[((bucket_range - self.min_range) << self.granularity) + index] += 1
 
-    def encoded(self) -> str:
-        """As `bdev_get_histogram` gives it: base64 of little-endian 64-bit counts."""
-        return base64.b64encode(struct.pack(f"<{len(self.counts)}Q", *self.counts)).decode("ascii")
+    def clear(self) -> None:
+        self._counts = [0] * len(self._counts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The answer of `bdev_get_histogram`: base64 of little-endian 64-bit counts, and how to read them."""
+        packed = struct.pack(f"<{len(self._counts)}Q", *self._counts)
+        return {
+            "histogram": base64.b64encode(packed).decode("ascii"),
+            "granularity": self.granularity,
+            "min_range": self.min_range,
+            "max_range": self.max_range,
+            "tsc_rate": TICK_RATE,
+        }
 
 
 @dataclass(slots=True)
@@ -108,6 +132,8 @@ class Traffic:
     unmap: Counter = field(default_factory=Counter)
     io_errors: int = 0
     histogram: Histogram | None = None
+    """The last one enabled; it counts while `tallying`."""
+    tallying: bool = False
     _buckets: tuple[tuple[frozenset[IoKind], Bucket, bool], ...] = ()
 
     def limit(self, limits: RateLimits) -> None:
@@ -141,7 +167,7 @@ class Traffic:
 
     def end(self, kind: IoKind, length: int, started: int) -> None:
         ticks = time.monotonic_ns() - started
-        if self.histogram is not None:
+        if self.tallying and self.histogram is not None:
             self.histogram.tally(ticks)
         if kind is IoKind.READ:
             self.read.count(length, ticks)
