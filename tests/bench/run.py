@@ -64,7 +64,8 @@ class Bench:
         client = await self._agent.start()
         rpc = await RawClient.connect(self._target.socket)
         version = (await rpc.call("spdk_get_version"))["version"]
-        results = Results(self._target.kind, version, f"{os.cpu_count()}, target on {self._target.cpu}")
+        pinned = f", the target alone on number {self._target.cpu}" if self._target.real else ""
+        results = Results(self._target.kind, version, f"{os.cpu_count()}{pinned}")
         place = await self._place(rpc)
         start_mib = self._agent.usage()[1]
         await self._warm_up(client, rpc, place)
