@@ -29,7 +29,10 @@ SMALL_CONFIG = {
 }
 
 _DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-"""Even when the test run itself is killed; setpriv becomes the target by exec, so the pid is the target's."""
+"""Even when the test run itself is killed; setpriv becomes the target by exec, so the pid is the target's.
+
+The signal comes when the thread that started the target ends: start it from the main thread only.
+"""
 
 
 def find_spdk_tgt() -> str | None:

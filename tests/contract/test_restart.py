@@ -11,18 +11,16 @@ from agent.spdk.client import Client
 
 from .conftest import BLOCK, HOST, MIB, Pool
 from .targets import ADDRESS, Target
-from .waiting import refused
+from .waiting import reconnected, refused
 
 Export = Callable[..., Awaitable[str]]
 
 
 async def restart(rpc: Client, target: Target) -> None:
     generation = rpc.generation
-    await asyncio.to_thread(target.restart)
-    await rpc.wait_connected(30)
-    await app.wait_init(rpc)
+    target.restart()
+    await reconnected(rpc, target.pid)
     assert rpc.generation > generation
-    assert rpc.peer_pid == target.pid
 
 
 async def test_kill_forgets_exports_and_keeps_volumes(
@@ -93,9 +91,9 @@ async def test_kill_in_the_middle_of_many_calls(rpc: Client, target: Target, poo
 
 async def test_sigterm_ends_the_target_cleanly(rpc: Client, target: Target) -> None:
     try:
-        assert await asyncio.to_thread(target.terminate) == 0
+        assert target.terminate() == 0
         assert not await asyncio.to_thread(target.socket_path.exists)
     finally:
-        await asyncio.to_thread(target.start)
-    await rpc.wait_connected(30)
+        target.start()
+    await reconnected(rpc, target.pid)
     assert await app.version(rpc)

@@ -6,7 +6,6 @@ somebody killed a target, grew a disk and changed a file's mode, which is done h
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from agent.spdk import app
 from agent.spdk.client import Client
 
 from .targets import Target, free_port
-from .waiting import until
+from .waiting import reconnected, until
 
 UNSUPPORTED = {
     "ublk_create_target",
@@ -149,9 +148,8 @@ class Replay:
 
     async def enter_scenario(self) -> None:
         if self.scenario == "restart":
-            await asyncio.to_thread(self.targets["a"].restart)
-            await self.clients["a"].wait_connected(30)
-            await app.wait_init(self.clients["a"])
+            self.targets["a"].restart()
+            await reconnected(self.clients["a"], self.targets["a"].pid)
         elif self.scenario == "grow":
             grown = next(
                 line["result"][0]

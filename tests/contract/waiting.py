@@ -10,6 +10,8 @@ from typing import TypeVar
 import pytest
 
 from agent.errors import RpcError
+from agent.spdk import app
+from agent.spdk.client import Client
 
 T = TypeVar("T")
 
@@ -23,6 +25,16 @@ async def until(read: Callable[[], Awaitable[T]], wanted: Callable[[T], bool], t
             return value
         assert time.monotonic() < deadline, f"still {value!r} after {timeout_s} s"
         await asyncio.sleep(0.02)
+
+
+async def reconnected(rpc: Client, pid: int) -> None:
+    """Return when the client talks to the process `pid` and that has started."""
+
+    async def peer() -> int | None:
+        return rpc.peer_pid
+
+    await until(peer, lambda found: found == pid)
+    await app.wait_init(rpc)
 
 
 async def refused(call: Awaitable[object]) -> int:
