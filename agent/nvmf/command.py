@@ -89,6 +89,7 @@ class LogPage(IntEnum):
     COMMAND_EFFECTS = 0x05
     ANA = 0x0C
     FEATURE_EFFECTS = 0x12
+    MANAGEMENT_EFFECTS = 0x13
     DISCOVERY = 0x70
 
 

@@ -112,7 +112,7 @@ def _io_controller(controller: Controller) -> dict[str, Any]:
         "controller_type": ControllerType.IO,
         "abort_limit": 3,
         "firmware_updates": 1 | 1 << 1,  # one slot, read-only
-        "log_attributes": ids.LPA_EXTENDED_DATA | ids.LPA_COMMAND_EFFECTS,
+        "log_attributes": ids.LPA_EXTENDED_DATA | ids.LPA_COMMAND_EFFECTS | ids.LPA_MISCELLANEOUS,
         "keep_alive_granularity": settings.kas,
         "ana_transition_s": 10 if ana else 0,
         # optimized, non-optimized, inaccessible; the group of a namespace does not change while it is attached

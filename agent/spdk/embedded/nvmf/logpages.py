@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from agent.nvmf import identify as ids
 from agent.nvmf import logs
-from agent.nvmf.command import GLOBAL_NSID, IoOpcode, LogPage
+from agent.nvmf.command import GLOBAL_NSID, AdminOpcode, IoOpcode, LogPage
 from agent.nvmf.status import Status
 from agent.spdk.embedded.nvmf.controller import ADMIN_OPCODES, Controller
 from agent.spdk.embedded.nvmf.features import SUPPORTED as FEATURES
@@ -16,6 +16,12 @@ from agent.spdk.embedded.nvmf.settings import FIRMWARE
 _SUPPORTED, _CONTENT_CHANGE = 1 << 0, 1 << 1
 _SCOPE_NAMESPACE, _SCOPE_CONTROLLER = 1 << 20, 1 << 21
 _CHANGING = {IoOpcode.WRITE, IoOpcode.WRITE_ZEROES, IoOpcode.DATASET_MANAGEMENT, IoOpcode.FLUSH}
+_NAMESPACE_OPCODES = {
+    AdminOpcode.IDENTIFY,
+    AdminOpcode.GET_LOG_PAGE,
+    AdminOpcode.GET_FEATURES,
+    AdminOpcode.SET_FEATURES,
+}
 _NAMESPACE_PAGES = {LogPage.HEALTH}
 """Pages that may name a namespace; the others belong to the controller or the subsystem."""
 _DISCOVERY_PAGES = {LogPage.SUPPORTED_PAGES, LogPage.FEATURE_EFFECTS, LogPage.DISCOVERY}
@@ -75,6 +81,8 @@ def _content(controller: Controller, page: LogPage, discovery: Discovery, *, sum
         return logs.pack_supported(_offered(controller))
     if page is LogPage.FEATURE_EFFECTS:
         return logs.pack_supported(FEATURES)
+    if page is LogPage.MANAGEMENT_EFFECTS:
+        return bytes(ids.IDENTIFY_BYTES)  # NVMe-MI: no command
     return bytes(64 * 128)  # error log: 128 entries, none used
 
 
@@ -90,7 +98,10 @@ def _health(controller: Controller) -> bytes:
 
 
 def _effects() -> bytes:
-    admin: dict[int, int] = dict.fromkeys(ADMIN_OPCODES, _SUPPORTED | _SCOPE_CONTROLLER)
+    admin: dict[int, int] = {
+        opcode: _SUPPORTED | _SCOPE_CONTROLLER | (_SCOPE_NAMESPACE if opcode in _NAMESPACE_OPCODES else 0)
+        for opcode in ADMIN_OPCODES
+    }
     nvm: dict[int, int] = {
         opcode: _SUPPORTED | _SCOPE_NAMESPACE | (_CONTENT_CHANGE if opcode in _CHANGING else 0) for opcode in IoOpcode
     }
