@@ -1,0 +1,183 @@
+"""A virtual machine of the lab: started by QEMU, commands run in it, gone without a trace at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.lab.image import Image
+
+BOOT_S = {"kvm": 60.0, "tcg": 300.0}
+_PR_SET_PDEATHSIG = 1
+_ACCELERATION = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=512"}
+
+
+class MachineError(Exception):
+    """The machine did not start, or is gone."""
+
+
+def accelerators() -> list[str]:
+    """What to try, best first. QUARRY_LAB_ACCEL chooses; a paravirtual KVM cannot boot Debian's kernel."""
+    chosen = os.environ.get("QUARRY_LAB_ACCEL")
+    if chosen:
+        return [chosen]
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and not Path("/sys/module/kvm_pvm").exists()
+    return ["kvm", "tcg"] if usable else ["tcg"]
+
+
+class Machine:
+    """`shares`: folders of this computer that appear read-only as /<name>; "checkout" is one of them.
+
+    `with Machine(image, shares) as machine`. The disk starts from the image each time, its changes are thrown away.
+    """
+
+    def __init__(
+        self, image: Image, shares: Mapping[str, Path], *, memory_mib: int = 2048, accelerator: str = "tcg"
+    ) -> None:
+        self._image = image
+        self._shares = dict(shares)
+        self._memory_mib = memory_mib
+        self._accelerator = accelerator
+        self._folder = Path(tempfile.mkdtemp(prefix="quarry-lab-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._buffer = b""
+        self.kernel = ""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Boot; returns when commands can be run. Raises MachineError with the end of the console."""
+        if shutil.which("qemu-system-x86_64") is None:
+            raise SystemExit("make lab needs qemu-system-x86_64: apt install qemu-system-x86")
+        with (self._folder / "qemu.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                self._argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
+            )
+        deadline = time.monotonic() + BOOT_S[self._accelerator]
+        self._connect(deadline)
+        self.kernel = str(self._receive(deadline)["ready"])
+
+    def stop(self) -> None:
+        """Switch it off, at once: nothing in it is kept."""
+        self._socket.close()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 600.0,
+        output: Callable[[str], None] = lambda text: print(text, end="", flush=True),
+    ) -> int:
+        """Run a command in the machine, passing on its output. Its exit status; 124 when it took too long."""
+        request = {"argv": list(argv), "env": dict(env or {}), "timeout_s": timeout_s}
+        self._socket.settimeout(timeout_s)
+        self._socket.sendall(json.dumps(request).encode() + b"\n")
+        deadline = time.monotonic() + timeout_s + 30
+        while "exit" not in (message := self._receive(deadline)):
+            output(message["out"])
+        return int(message["exit"])
+
+    def console(self, lines: int = 40) -> str:
+        """The end of what kernel and boot wrote."""
+        written = [self._folder / name for name in ("qemu.log", "console.log")]
+        text = "".join(file.read_text(errors="replace") for file in written if file.exists())
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _argv(self) -> list[str]:
+        others = " ".join(name for name in self._shares if name != "checkout")
+        kernel_line = "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off init=/usr/sbin/lab-init"
+        argv = ["nice", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+        argv += ["-M", "q35,hpet=off", "-accel", _ACCELERATION[self._accelerator], "-cpu", "max,svm=off,vmx=off"]
+        argv += ["-smp", "2", "-m", str(self._memory_mib)]
+        argv += ["-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)]
+        argv += ["-append", f"{kernel_line} -- {others}"]
+        argv += ["-drive", f"file={self._image.disk},format=raw,if=virtio,snapshot=on,cache=unsafe"]
+        argv += ["-serial", f"file:{self._folder}/console.log"]
+        argv += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=lab,name=lab"]
+        argv += ["-chardev", f"socket,id=lab,path={self._folder}/lab.sock,server=on,wait=off"]
+        argv += ["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]
+        for name, folder in self._shares.items():
+            options = "security_model=none,readonly=on,multidevs=remap"
+            argv += ["-virtfs", f"local,path={folder},mount_tag={name},{options}"]
+        return argv
+
+    def _connect(self, deadline: float) -> None:
+        while True:
+            try:
+                self._socket.connect(str(self._folder / "lab.sock"))
+            except (FileNotFoundError, ConnectionRefusedError):
+                self._check(deadline)
+                time.sleep(0.05)
+            else:
+                return
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        while b"\n" not in self._buffer:
+            self._check(deadline)
+            self._socket.settimeout(1.0)
+            try:
+                chunk = self._socket.recv(1 << 16)
+            except TimeoutError:
+                continue
+            if not chunk:
+                raise MachineError(f"the machine is gone:\n{self.console()}")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _check(self, deadline: float) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            raise MachineError(f"QEMU ended with {self._process.returncode}:\n{self.console()}")
+        if time.monotonic() > deadline:
+            raise MachineError(f"the machine does not answer:\n{self.console()}")
+
+
+def boot(image: Image, shares: Mapping[str, Path]) -> Machine:
+    """A started machine, with the first accelerator that boots it."""
+    choices = accelerators()
+    for accelerator in choices:
+        machine = Machine(image, shares, accelerator=accelerator)
+        try:
+            machine.start()
+        except BaseException as error:
+            machine.stop()
+            if isinstance(error, MachineError) and accelerator != choices[-1]:
+                continue
+            raise
+        return machine
+    raise MachineError("no accelerator to try")
+
+
+def _die_with_parent() -> None:
+    """In the child: also a killed runner leaves no machine behind. Its own session: Ctrl-C is the runner's."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
