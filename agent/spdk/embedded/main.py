@@ -14,6 +14,7 @@ from agent.spdk.embedded.bdev_methods import BdevMethods
 from agent.spdk.embedded.lvs.manager import LvstoreManager
 from agent.spdk.embedded.lvs.methods import LvolMethods
 from agent.spdk.embedded.nvmf import register as register_nvmf
+from agent.spdk.embedded.raid_methods import RaidMethods
 from agent.spdk.embedded.rpc import Methods
 from agent.spdk.embedded.server import FileLock, JsonRpcServer
 from agent.spdk.embedded.traffic_methods import TrafficMethods
@@ -49,6 +50,7 @@ async def _serve(rpc_socket: Path, state_dir: Path, nvmf_address: str | None, st
     BdevMethods(bdevs, stores.examine).register(methods)
     TrafficMethods(bdevs).register(methods)
     LvolMethods(bdevs, stores).register(methods)
+    RaidMethods(bdevs).register(methods)
     KeyringMethods().register(methods)
     AbsentFrontends(bdevs).register(methods)
     nvmf = register_nvmf(methods, bdevs, nvmf_address)

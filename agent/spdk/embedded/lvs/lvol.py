@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from agent.spdk.embedded.bdev import Bdev, IoFailure
 from agent.spdk.embedded.filebdev import off_loop, punch_hole, read_exactly, write_fully
+from agent.spdk.embedded.gate import WriteGate
 from agent.spdk.embedded.lvs.datafile import FileCache
-from agent.spdk.embedded.lvs.gate import WriteGate
 from agent.spdk.embedded.lvs.records import LvolRecord
 
 _READS = frozenset({"read", "reset", "seek_hole", "seek_data"})

@@ -1,4 +1,4 @@
-"""Holds writes back while a copy of a lvol at one point in time is made."""
+"""Holds writes back while something is copied as it is at one point in time."""
 
 from __future__ import annotations
 
