@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import FailedPrecondition, InvalidArgument, shorten
+from agent.errors import CommandFailed, FailedPrecondition, InvalidArgument, shorten
 from agent.host import device as devices
 from agent.host import process
 
@@ -114,13 +114,16 @@ async def grow(device: Path, fs_type: str, mounted_at: Path) -> None:
 
     FailedPrecondition when this process may not (`can_grow_mounted`).
     """
-    if not can_grow_mounted(fs_type):
+    argv = ["resize2fs", str(device)] if fs_type == "ext4" else ["xfs_growfs", "-d", str(mounted_at)]
+    try:
+        await process.run(argv, timeout_s=GROW_TIMEOUT_S)
+    except CommandFailed as error:  # tried first: one that is large enough needs no permission
+        if can_grow_mounted(fs_type):
+            raise
         raise FailedPrecondition(
             "growing ext4 while it is mounted needs the capability SYS_RESOURCE, which this agent does not have: "
             "grant it, or the filesystem grows when the volume is staged next"
-        )
-    argv = ["resize2fs", str(device)] if fs_type == "ext4" else ["xfs_growfs", "-d", str(mounted_at)]
-    await process.run(argv, timeout_s=GROW_TIMEOUT_S)
+        ) from error
 
 
 def usage(path: Path) -> Usage:

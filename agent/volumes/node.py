@@ -19,7 +19,7 @@ from agent.errors import FailedPrecondition, NotFound, QuarryError, Unavailable
 from agent.host import device as devices
 from agent.host import filesystem, mount
 from agent.host.paths import CheckedPath, check_path
-from agent.model import Attachment, Frontend, Volume
+from agent.model import AccessMode, Attachment, Frontend, Volume
 from agent.volumes.formatting import Filesystem, Formatter
 from agent.volumes.frontends import FrontendDriver
 from agent.volumes.guard import VolumeGuard
@@ -124,6 +124,8 @@ class NodeVolumes:
             device = await self._driver(volume).find(volume)
             if device is None:
                 raise FailedPrecondition(f"volume {volume.meta.name} is not staged on this node")
+            if attachment.access_mode is AccessMode.RWOP:
+                _refuse_second_target(device, staging, target)
             try:
                 if isinstance(mode, Block):
                     await _publish_block(device, target, readonly=readonly)
@@ -290,6 +292,13 @@ def _refuse_filesystem_use(device: Path) -> None:
     mounted = [str(found.target) for found in mount.uses(device) if found.device == number]
     if mounted:
         raise FailedPrecondition(f"the volume is mounted as a filesystem at {mounted[0]}")
+
+
+def _refuse_second_target(device: Path, staging: CheckedPath, target: CheckedPath) -> None:
+    """A volume for a single writer is published once: one pod, not one node (CSI SINGLE_NODE_SINGLE_WRITER)."""
+    others = [str(found.target) for found in mount.uses(device) if found.target not in (staging.real, target.real)]
+    if others:
+        raise FailedPrecondition(f"the volume is for a single writer and is published at {others[0]} already")
 
 
 def _remove_unless_mounted(target: CheckedPath) -> None:
