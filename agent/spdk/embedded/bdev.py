@@ -10,7 +10,7 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, TypeVar
 
@@ -63,6 +63,15 @@ class IoHints:
     preferred_unmap_alignment: int = 0
     preferred_unmap_granularity: int = 0
 
+    def as_dict(self) -> dict[str, int]:
+        return {
+            "preferred_write_alignment": self.preferred_write_alignment,
+            "preferred_write_granularity": self.preferred_write_granularity,
+            "optimal_write_size": self.optimal_write_size,
+            "preferred_unmap_alignment": self.preferred_unmap_alignment,
+            "preferred_unmap_granularity": self.preferred_unmap_granularity,
+        }
+
 
 IO_TYPES = (
     *("read", "write", "unmap", "flush", "reset", "nvme_admin", "nvme_io", "nvme_io_md", "write_zeroes", "zcopy"),
@@ -70,6 +79,8 @@ IO_TYPES = (
     *("seek_data", "copy", "nvme_iov_md", "nvme_nssr", "write_uncorrectable"),
 )
 """Names in `supported_io_types`, in the order of the real answer."""
+
+_CHANGES = frozenset({IoKind.WRITE, IoKind.WRITE_ZEROES, IoKind.UNMAP})
 
 T = TypeVar("T")
 
@@ -129,7 +140,7 @@ class Bdev(ABC):
         await self._serve(IoKind.WRITE, len(data), lambda: self.do_write(offset, data))
 
     async def write_zeroes(self, offset: int, length: int) -> None:
-        await self._serve(IoKind.WRITE, length, lambda: self.do_write_zeroes(offset, length))
+        await self._serve(IoKind.ZEROES, length, lambda: self.do_write_zeroes(offset, length))
 
     async def unmap(self, offset: int, length: int) -> None:
         """Give the space back; the range reads as zeroes afterwards."""
@@ -144,7 +155,7 @@ class Bdev(ABC):
             await self.traffic.admit(kind, length)
         if self.removed:
             raise IoFailure(errno.ENODEV, f"bdev {self.name} was removed")
-        if kind in (IoKind.WRITE, IoKind.UNMAP) and self.read_only:
+        if kind in (IoKind.WRITE, IoKind.ZEROES, IoKind.UNMAP) and self.read_only:
             raise IoFailure(errno.EROFS, f"bdev {self.name} is read-only")
         started = self.traffic.begin()
         try:
@@ -205,7 +216,7 @@ class Bdev(ABC):
             "product_name": self.product_name,
             "block_size": self.block_size,
             "num_blocks": self.num_blocks,
-            **asdict(self.hints),
+            **self.hints.as_dict(),
             "uuid": self.uuid,
         }
         if self.numa_id is not None:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import struct
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -19,7 +19,12 @@ MIB = 1024 * 1024
 class IoKind(Enum):
     READ = "read"
     WRITE = "write"
+    WRITE_ZEROES = "write_zeroes"
+    """Changes the bdev, but is neither limited nor counted as a write."""
     UNMAP = "unmap"
+    ZEROES = "write_zeroes"
+    """Neither counted nor limited, as in SPDK (bdev_io_update_io_stat, bdev_qos_io_to_limit of lib/bdev/bdev.c)."""
+
     OTHER = "other"
 
 
@@ -33,7 +38,12 @@ class RateLimits:
     w_mbytes_per_sec: int = 0
 
     def as_dict(self) -> dict[str, int]:
-        return asdict(self)
+        return {
+            "rw_ios_per_sec": self.rw_ios_per_sec,
+            "rw_mbytes_per_sec": self.rw_mbytes_per_sec,
+            "r_mbytes_per_sec": self.r_mbytes_per_sec,
+            "w_mbytes_per_sec": self.w_mbytes_per_sec,
+        }
 
     @property
     def any(self) -> bool:
