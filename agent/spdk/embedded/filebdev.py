@@ -8,7 +8,8 @@ import ctypes.util
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from uuid import uuid4
@@ -85,31 +86,52 @@ async def off_loop(size: int, work: Callable[[], T]) -> T:
 
 
 class FdBdev(Bdev):
-    """A bdev over an open file descriptor."""
+    """A bdev over an open file descriptor, which stays open until the I/O under way is done."""
 
     def __init__(self, name: str, uuid: str, block_size: int, num_blocks: int, fd: int) -> None:
         super().__init__(name, uuid, block_size, num_blocks)
         self.fd = fd
+        self._users = 0
+        self._closing = False
 
-    async def do_read(self, offset: int, length: int) -> bytes:
-        return await off_loop(length, lambda: read_exactly(self.fd, offset, length))
-
-    async def do_write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        await off_loop(len(data), lambda: write_fully(self.fd, offset, data))
-
-    async def do_write_zeroes(self, offset: int, length: int) -> None:
-        await off_loop(0, lambda: punch_hole(self.fd, offset, length))
-
-    async def do_unmap(self, offset: int, length: int) -> None:
-        await off_loop(0, lambda: punch_hole(self.fd, offset, length))
-
-    async def do_flush(self) -> None:
-        await asyncio.to_thread(os.fdatasync, self.fd)
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        """The descriptor, kept open meanwhile. Raises OSError once the bdev is closed."""
+        if self._closing:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        self._users += 1
+        try:
+            yield self.fd
+        finally:
+            self._users -= 1
+            if self._closing:
+                self.close()
 
     def close(self) -> None:
-        if self.fd >= 0:
+        """Refuse further I/O and close the descriptor, now or with the last I/O."""
+        self._closing = True
+        if self._users == 0 and self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    async def do_read(self, offset: int, length: int) -> bytes:
+        with self._open() as fd:
+            return await off_loop(length, lambda: read_exactly(fd, offset, length))
+
+    async def do_write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        with self._open() as fd:
+            await off_loop(len(data), lambda: write_fully(fd, offset, data))
+
+    async def do_write_zeroes(self, offset: int, length: int) -> None:
+        with self._open() as fd:
+            punch_hole(fd, offset, length)
+
+    async def do_unmap(self, offset: int, length: int) -> None:
+        await self.do_write_zeroes(offset, length)
+
+    async def do_flush(self) -> None:
+        with self._open() as fd:
+            await asyncio.to_thread(os.fdatasync, fd)
 
 
 class MallocBdev(FdBdev):

@@ -75,6 +75,8 @@ class LvstoreManager:
         """Load the store on a new disk, if one of ours is there."""
         if not isinstance(bdev, RegularFileBdev) or bdev.readonly or bdev.size_bytes < MD_PAGE_BYTES:
             return
+        if self._closing:  # perhaps of this very disk, removed a moment ago
+            await asyncio.wait(self._closing)
         try:
             uuid = read_superblock(bdev.fd)
             if uuid is None or str(uuid) in self._stores:
@@ -96,6 +98,7 @@ class LvstoreManager:
     def _lose(self, store: Lvstore) -> None:
         """The base bdev is gone: its lvols go at once, what is under way with the journal is waited for."""
         if self._stores.pop(store.uuid, None) is not None:
+            store.detach()
             task = asyncio.get_running_loop().create_task(store.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)

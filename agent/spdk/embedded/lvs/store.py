@@ -126,13 +126,13 @@ class Lvstore:
 
     async def close(self) -> None:
         """Let go of the disk; the store stays on it."""
-        self._detach()
+        self.detach()
         await self._journal.settle()
         self._journal.close()
 
     async def destroy(self) -> None:
         """Remove the store and everything in it from the disk. Raises OSError."""
-        self._detach()
+        self.detach()
         clear_superblock(self.base.fd)
         self.base.release()
         await self._journal.settle()
@@ -141,7 +141,8 @@ class Lvstore:
         with contextlib.suppress(OSError):
             self.directory.parent.rmdir()
 
-    def _detach(self) -> None:
+    def detach(self) -> None:
+        """Take all lvols away at once; nothing is written to the disk any more. `close` does what has to wait."""
         self.closed = True
         for bdev in list(self.lvols.values()):
             self.registry.remove(bdev.name)
