@@ -252,6 +252,16 @@ async def test_inflate_makes_a_clone_thick_and_independent(rpc: Client, pool: Po
     assert await free(rpc, pool) == before - 20
 
 
+async def test_a_snapshotted_thick_lvol_is_thin_and_its_space_is_the_snapshots(rpc: Client, pool: Pool) -> None:
+    await lvol.create(rpc, pool.name, "v", 20 * MIB, thin=False, clear_method="none")
+    before = await free(rpc, pool)
+    await lvol.snapshot(rpc, f"{pool.name}/v", "s")
+    volume, snapshot = await part(rpc, f"{pool.name}/v"), await part(rpc, f"{pool.name}/s")
+    assert (volume.thin_provision, volume.num_allocated_clusters) == (True, 0)
+    assert snapshot.num_allocated_clusters == 20
+    assert await free(rpc, pool) == before
+
+
 async def test_snapshot_refusals(rpc: Client, pool: Pool) -> None:
     volume, snapshot = f"{pool.name}/v", f"{pool.name}/s"
     await lvol.create(rpc, pool.name, "v", 20 * MIB)
