@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -28,9 +31,18 @@ class Journal:
             return None
         return {str(name): str(value) for name, value in note.items()} if isinstance(note, dict) else None
 
-    def write(self, key: str, note: dict[str, str]) -> None:
+    async def write(self, key: str, note: dict[str, str]) -> None:
+        """Done when it returns, also when it returns by cancellation: a late write would undo a later removal."""
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} cannot be a file name")
+        await _to_the_end(partial(self._write, key, note))
+
+    async def remove(self, key: str) -> None:
+        """Forget; absent is fine. Cancellation as with `write`."""
+        if _KEY.fullmatch(key):
+            await _to_the_end(partial(self._remove, key))
+
+    def _write(self, key: str, note: dict[str, str]) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self._directory / f".{key}.new"
         with draft.open("w") as file:
@@ -40,10 +52,7 @@ class Journal:
         draft.replace(self._file(key))
         self._sync_directory()
 
-    def remove(self, key: str) -> None:
-        """Forget; absent is fine."""
-        if not _KEY.fullmatch(key):
-            return
+    def _remove(self, key: str) -> None:
         try:
             self._file(key).unlink()
         except FileNotFoundError:
@@ -66,3 +75,12 @@ class Journal:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+async def _to_the_end(work: Callable[[], None]) -> None:
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise

@@ -8,7 +8,6 @@ meantime: a filesystem that may have been mounted anywhere, or has another UUID,
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import uuid
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ class Formatter:
                 raise FailedPrecondition(f"volume {volume.meta.name} is blank: stage it writable once to format it")
             await self._format(volume, device, wanted, clear=remains)
             return found
-        await asyncio.to_thread(self._intents.remove, volume.meta.name)
+        await self._intents.remove(volume.meta.name)
         if found.fs_type != wanted.fs_type:
             raise FailedPrecondition(
                 f"volume {volume.meta.name} should carry {wanted.fs_type} but {device} has {found.description} on it; "
@@ -68,9 +67,9 @@ class Formatter:
             # The old intent stays until the new one replaces it: both cover a device with cleared ends.
             log.warning("formatting of volume %s was interrupted earlier: starting over", name)
             await blkid.clear_ends(device)
-        await asyncio.to_thread(self._intents.write, name, {"lvol": _lvol(volume), "uuid": filesystem_uuid})
+        await self._intents.write(name, {"lvol": _lvol(volume), "uuid": filesystem_uuid})
         await filesystem.make(device, wanted.fs_type, filesystem_uuid, wanted.mkfs_options)
-        await asyncio.to_thread(self._intents.remove, name)
+        await self._intents.remove(name)
 
     def _are_remains(self, volume: Volume, found: Content) -> bool:
         """Whether what is on the device can only be what our own interrupted mkfs wrote."""

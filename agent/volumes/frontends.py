@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -92,7 +91,7 @@ class LoopFrontend:
         for device in await loop.find_leftovers(file):
             if not mount.uses(device):
                 await loop.detach(device)
-        await asyncio.to_thread(self._notes.write, name, {"file": str(file)})
+        await self._notes.write(name, {"file": str(file)})
         return await loop.attach(file)
 
     async def detach(self, volume_id: str, volume: Volume | None) -> None:
@@ -102,7 +101,7 @@ class LoopFrontend:
                 file = await self._local_path(volume_id)
         if file is not None:
             await _detach_file(file)
-        await asyncio.to_thread(self._notes.remove, volume_id)
+        await self._notes.remove(volume_id)
 
     async def find(self, volume: Volume) -> Path | None:
         file = self._noted(volume.meta.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,26 +10,26 @@ import pytest
 from agent.host.journal import Journal
 
 
-def test_written_read_listed_removed(tmp_path: Path) -> None:
+async def test_written_read_listed_removed(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "a" / "b")
     assert journal.keys() == []
     assert journal.read("one") is None
-    journal.write("one", {"x": "1"})
-    journal.write("one", {"x": "2"})
+    await journal.write("one", {"x": "1"})
+    await journal.write("one", {"x": "2"})
     assert Journal(tmp_path / "a" / "b").read("one") == {"x": "2"}
     assert journal.keys() == ["one"]
-    journal.remove("one")
-    journal.remove("one")
+    await journal.remove("one")
+    await journal.remove("one")
     assert journal.keys() == []
 
 
 @pytest.mark.parametrize("key", ["", ".", "..", "../x", "a/b", "x" * 129, "x" * 10_000, "a\0b", "ä", ".hidden"])
-def test_a_key_that_is_no_name_is_absent(tmp_path: Path, key: str) -> None:
+async def test_a_key_that_is_no_name_is_absent(tmp_path: Path, key: str) -> None:
     journal = Journal(tmp_path)
     assert journal.read(key) is None
-    journal.remove(key)
+    await journal.remove(key)
     with pytest.raises(ValueError, match="file name"):
-        journal.write(key, {})
+        await journal.write(key, {})
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
@@ -37,9 +38,22 @@ def test_a_damaged_note_is_absent(tmp_path: Path, content: bytes) -> None:
     assert Journal(tmp_path).read("one") is None
 
 
-def test_a_draft_left_by_a_crash_is_ignored(tmp_path: Path) -> None:
+async def test_cancelled_is_done_all_the_same(tmp_path: Path) -> None:
+    """Whatever was under way has ended when the caller goes on, so nothing old lands on top of something newer."""
+    journal = Journal(tmp_path)
+    for turn in range(50):
+        task = asyncio.create_task(journal.write("one", {"x": "old"}))
+        for _ in range(turn % 4):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await journal.remove("one")
+        assert journal.keys() == []
+
+
+async def test_a_draft_left_by_a_crash_is_ignored(tmp_path: Path) -> None:
     (tmp_path / ".one.new").write_text('{"x": "1"}')
     journal = Journal(tmp_path)
     assert journal.keys() == []
-    journal.write("one", {"x": "2"})
+    await journal.write("one", {"x": "2"})
     assert journal.read("one") == {"x": "2"}
