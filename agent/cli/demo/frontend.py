@@ -7,21 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.cli.demo.kernel import FS_TYPE
 from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, QuarryError, Unavailable
 from agent.host import process
 
 USER = "user"
-_CAP_SYS_ADMIN = 21
-"""Bit number in capabilities(7): needed to mount."""
+_CAP_SYS_ADMIN, _CAP_SYS_RESOURCE = 21, 24
+"""Bit numbers in capabilities(7): needed to mount; needed to grow ext4 while it is mounted."""
+_TOOLS = {"ext4": ("mkfs.ext4", "resize2fs"), "xfs": ("mkfs.xfs", "xfs_growfs")}
 _TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`reason` says why it is not a better one; empty when it is what was wanted."""
+    """`fs_type` is for kernel frontends. `reason` says why not a better one; empty when it is what was wanted."""
 
     frontend: str
+    fs_type: str = ""
     reason: str = ""
 
 
@@ -33,28 +34,36 @@ async def choose(wanted: str, folder: Path, embedded: bool) -> Choice:
     """
     if wanted == USER:
         return Choice(USER)
-    obstacle = _mounting_obstacle()
+    fs_type, obstacle = _filesystem()
     reasons = []
     for frontend in ("loop", "nvme-tcp") if wanted == "auto" else (wanted,):
         reason = obstacle or await (_loop_obstacle(folder, embedded) if frontend == "loop" else _nvme_obstacle())
         if not reason:
-            return Choice(frontend)
+            return Choice(frontend, fs_type)
         reasons.append(reason)
     if wanted == "auto":
-        return Choice(USER, "; ".join(dict.fromkeys(reasons)))
+        return Choice(USER, reason="; ".join(dict.fromkeys(reasons)))
     raise FailedPrecondition(f"--frontend {wanted} cannot be used here: {reasons[0]}; --frontend user works anywhere")
 
 
-def _mounting_obstacle() -> str:
+def _filesystem() -> tuple[str, str]:
+    """A filesystem that can be made, mounted and grown here, or why there is none."""
     if os.geteuid() != 0:
-        return "not root"
+        return "", "not root"
     status = Path("/proc/self/status").read_text()
-    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
-    if not int(effective, 16) >> _CAP_SYS_ADMIN & 1:
-        return "root may not mount here (no CAP_SYS_ADMIN, as in most containers)"
-    tools = ("mount", "umount", "blkid", f"mkfs.{FS_TYPE}", "resize2fs")
-    missing = [tool for tool in tools if process.find_program(tool) is None]
-    return f"not installed: {', '.join(missing)}" if missing else ""
+    capabilities = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
+    if not capabilities >> _CAP_SYS_ADMIN & 1:
+        return "", "root may not mount here (no CAP_SYS_ADMIN, as in most containers)"
+    reasons = []
+    for fs_type, tools in _TOOLS.items():
+        missing = [tool for tool in ("mount", "umount", "blkid", *tools) if process.find_program(tool) is None]
+        if missing:
+            reasons.append(f"no {fs_type}: not installed: {', '.join(missing)}")
+        elif fs_type == "ext4" and not capabilities >> _CAP_SYS_RESOURCE & 1:
+            reasons.append("ext4 cannot grow while mounted: no CAP_SYS_RESOURCE")
+        else:
+            return fs_type, ""
+    return "", "; ".join(reasons)
 
 
 async def _loop_obstacle(folder: Path, embedded: bool) -> str:

@@ -9,15 +9,15 @@ from pathlib import Path
 from agent.cli.demo import data
 from agent.cli.demo.scene import DemoFailed, Scene, Step, insist, size
 
-FS_TYPE = "ext4"
 _RELEASE_TIMEOUT_S = 10.0
 
 
 class KernelHost:
     """NodeStage, NodePublish and what is between them and the way back."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, fs_type: str) -> None:
         self._scene = scene
+        self._fs_type = fs_type
         self.root = scene.workspace.folder / "csi"
         self._staging = self.root / "staging"
         self._target = self.root / "pod" / "volume"
@@ -26,7 +26,7 @@ class KernelHost:
     def steps(self) -> list[Step]:
         mib = size(self._scene.data_bytes)
         return [
-            Step("stage", f"NodeStage: attach, make {FS_TYPE}, mount", self._stage),
+            Step("stage", f"NodeStage: attach, make {self._fs_type}, mount", self._stage),
             Step("mount", "NodePublish: mount it for the pod", self._mount),
             Step("write", f"write {mib} of random data", self._write),
             Step("remount", "unmount, detach, attach and mount again", self._remount),
@@ -45,12 +45,12 @@ class KernelHost:
     async def _stage(self) -> str:
         self._staging.mkdir(parents=True, exist_ok=True)  # the orchestrator makes it, says the specification
         self._target.parent.mkdir(exist_ok=True)
-        await self._scene.csi.stage(self._scene.volume_id, self._staging, fs_type=FS_TYPE)
-        return f"{_mounted_device(self._staging)}, {FS_TYPE}"
+        await self._scene.csi.stage(self._scene.volume_id, self._staging, fs_type=self._fs_type)
+        return f"{_mounted_device(self._staging)}, {self._fs_type}"
 
     async def _mount(self) -> str:
         scene = self._scene
-        await scene.csi.node_publish(scene.volume_id, self._staging, self._target, fs_type=FS_TYPE)
+        await scene.csi.node_publish(scene.volume_id, self._staging, self._target, fs_type=self._fs_type)
         return f"at {self._target}"
 
     async def _write(self) -> str:
@@ -62,7 +62,7 @@ class KernelHost:
     async def _remount(self) -> str:
         scene = self._scene
         await self._unmount()
-        await scene.csi.stage(scene.volume_id, self._staging, fs_type=FS_TYPE)
+        await scene.csi.stage(scene.volume_id, self._staging, fs_type=self._fs_type)
         await self._mount()
         return f"{_mounted_device(self._staging)}, nothing formatted again"
 

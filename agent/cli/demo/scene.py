@@ -42,8 +42,8 @@ class Scene:
 
     @property
     def size_bytes(self) -> int:
-        """Size of the volume at first; it is doubled later."""
-        return max(256 * MIB, 4 * self.data_bytes)
+        """Size of the volume at first; it is doubled later. mkfs.xfs makes nothing below 300 MiB."""
+        return max(512 * MIB, 4 * self.data_bytes)
 
     def progress(self, done: int, total: int) -> None:
         self.reporter.progress(f"{done // MIB} of {total // MIB} MiB")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import socket
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +21,7 @@ _SOCKET_PATH_MAX = 107
 """sun_path of sockaddr_un(7) without its NUL."""
 _COMMAND_TIMEOUT_S = 10.0
 _KILL_GRACE_S = 3.0
+_REMOVE_TIMEOUT_S = 2.0
 
 
 class Workspace:
@@ -38,10 +41,17 @@ class Workspace:
         found += await self._unmount()
         found += await self._disconnect()
         found += await self._detach_loops()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        if self.folder.exists():
-            found.append(f"folder {self.folder} (could not be removed)")
-        return found
+        # A thread whose caller was interrupted goes on to its end, and may be making a file in the folder right now.
+        await asyncio.get_running_loop().shutdown_default_executor()
+        return found + self._remove()
+
+    def _remove(self) -> list[str]:
+        deadline = time.monotonic() + _REMOVE_TIMEOUT_S
+        while self.folder.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if time.monotonic() > deadline:
+                return [f"folder {self.folder} (could not be removed)"]
+        return []
 
     async def _end_processes(self) -> list[str]:
         children = psutil.Process().children(recursive=True)
