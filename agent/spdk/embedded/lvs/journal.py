@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+
+_RECORD_START = re.compile(rb"[0-9a-f]{8} \{")
 
 
 class JournalDamaged(Exception):
@@ -55,9 +59,9 @@ def _scan(content: bytes) -> tuple[list[dict[str, Any]], int]:
             break
         records.append(record)
         good = end + 1
-    tail = content[good:].split(b"\n")[1:]
-    if any(_parse(line) is not None for line in tail):
-        raise JournalDamaged(f"bad record at byte {good} with good ones behind it")
+    for start in _RECORD_START.finditer(content, good + 1):
+        if _parse(content[start.start() :].partition(b"\n")[0]) is not None:
+            raise JournalDamaged(f"bad record at byte {good} with good ones behind it")
     return records, good
 
 
