@@ -1,1 +1,1 @@
-"""The lab: tests on a Linux kernel of our own in a QEMU virtual machine (docs/testing.md). `python -m tests.lab` runs it."""
+"""The lab: tests on a Linux kernel of our own in a QEMU virtual machine (docs/testing.md); `python -m tests.lab`."""

@@ -38,6 +38,8 @@ def main(argv: list[str]) -> int:
             "PYTHONUNBUFFERED": "1",
             "QUARRY_LAB": "1",
         }
+        if spdk.find() is not None:
+            env |= {"SPDK_TGT": "/spdk/spdk_tgt", "LD_LIBRARY_PATH": "/spdk/lib", "OPENSSL_CONF": "/dev/null"}
         status = machine.run(command, env=env, timeout_s=TIMEOUT_S)
     print(f"exit status {status} after {time.monotonic() - began:.0f} s", flush=True)
     return status

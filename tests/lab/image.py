@@ -107,7 +107,7 @@ def _debootstrap(root: Path, work: Path) -> None:
     argv += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/doc/*"]
     argv += ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]
     argv += [f"--essential-hook={hook}" for hook in hooks]
-    argv += [f"--customize-hook=install -m 755 {init} \"$1/usr/sbin/lab-init\""]
+    argv += [f'--customize-hook=install -m 755 {init} "$1/usr/sbin/lab-init"']
     argv += ["--format=directory", SUITE, str(root)]
     argv += [f"deb {MIRROR} {suite} main" for suite in (SUITE, f"{SUITE}-updates", f"{SUITE}-backports")]
     subprocess.run(argv, check=True)

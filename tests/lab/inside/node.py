@@ -1,0 +1,169 @@
+"""A storage node in the machine: `quarry standalone` as a process, with its embedded target or beside a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from agent.csi.client import CsiClient
+from agent.host.nvme_cli import NvmeHost
+from agent.volumes.names import volume_nqn
+from tests.contract.targets import ADDRESS, Target, free_port
+
+from .tools import run, until
+
+NAME = "lab"
+MIB = 1 << 20
+START_S = 180.0
+"""Emulated processors take half a minute just to import everything."""
+
+
+class Node:
+    """`kind` is "embedded": the agent's own child; or "real": an spdk_tgt with a life of its own."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.folder = Path(tempfile.mkdtemp(prefix="ql-"))
+        self.pods = self.folder / "pods"
+        self.pods.mkdir()
+        self.endpoint = f"unix://{self.folder}/csi.sock"
+        self.host = NvmeHost()
+        self._port = free_port()
+        self._target = Target("real") if kind == "real" else None
+        self._agent: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the processes that do not run."""
+        if self._target is not None:
+            self._target.start()
+        self.start_agent()
+
+    def start_agent(self) -> None:
+        argv = [sys.executable, "-m", "agent.cli.main", "standalone", "--node-name", NAME]
+        argv += ["--state-dir", str(self.folder / "state"), "--csi-endpoint", self.endpoint]
+        argv += ["--file-disk", f"{self.folder}/disk:6GiB:nvme", "--mount-root", str(self.pods)]
+        argv += ["--nvmf-address", ADDRESS, "--nvmf-port", str(self._port)]
+        if self._target is not None:
+            argv += ["--spdk-socket", str(self._target.socket_path)]
+        with (self.folder / "agent.log").open("ab") as log:
+            self._agent = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def kill_agent(self) -> None:
+        """SIGKILL; the embedded target dies with it."""
+        assert self._agent is not None
+        self._agent.kill()
+        self._agent.wait()
+
+    def kill_target(self) -> None:
+        """SIGKILL the target only; the embedded one is started again by the agent, the real one here."""
+        if self._target is not None:
+            self._target.kill()
+            self._target.start()
+            return
+        assert self._agent is not None
+        children = Path(f"/proc/{self._agent.pid}/task/{self._agent.pid}/children").read_text().split()
+        targets = [pid for pid in children if b"\0target\0" in Path("/proc", pid, "cmdline").read_bytes()]
+        assert len(targets) == 1, targets
+        subprocess.run(["kill", "-KILL", *targets], check=True)
+
+    def close(self) -> None:
+        """End it all, by force, and remove what it made."""
+        if self._agent is not None and self._agent.poll() is None:
+            self._agent.send_signal(signal.SIGTERM)
+            try:
+                self._agent.wait(60)
+            except subprocess.TimeoutExpired:
+                self.kill_agent()
+        if self._target is not None:
+            self._target.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log(self) -> str:
+        return (self.folder / "agent.log").read_text(errors="replace")
+
+    async def ready(self, client: CsiClient) -> None:
+        """Return when CSI answers and the target serves."""
+        await client.wait_ready(START_S)
+        deadline = time.monotonic() + START_S
+        while not await client.probe():
+            assert time.monotonic() < deadline, self.log()[-4000:]
+            await asyncio.sleep(0.2)
+
+    # --- what the kernel has of a volume --------------------------------------------------------------------------
+
+    def states(self, volume_id: str) -> list[str]:
+        """The kernel's word for each connection of the volume."""
+        return [found.state for found in self.host.controllers(volume_nqn(volume_id))]
+
+    def device(self, volume_id: str) -> Path:
+        found = self.host.namespaces(volume_nqn(volume_id))
+        assert len(found) == 1, found
+        return Path("/dev", found[0].name)
+
+    def kernel_size(self, volume_id: str) -> int:
+        return self.host.namespaces(volume_nqn(volume_id))[0].size_bytes
+
+
+class Pod:
+    """One volume on its way to a pod and back, as kubelet and the sidecars take it."""
+
+    def __init__(self, node: Node, client: CsiClient, name: str, *, fs_type: str = "", size_bytes: int) -> None:
+        self.node = node
+        self.client = client
+        self.name = name
+        self.size_bytes = size_bytes
+        self.block = not fs_type
+        self.fs_type = fs_type or "ext4"
+        self.staging = node.pods / name / "staging"
+        self.target = node.pods / name / "target"
+        self.volume_id = ""
+
+    async def create(self) -> None:
+        self.target.parent.mkdir(exist_ok=True)
+        self.volume_id = await self.client.create_volume(
+            self.name, self.size_bytes, {"frontend": "nvme-tcp"}, block=self.block, fs_type=self.fs_type
+        )
+
+    async def attach(self) -> None:
+        await self.client.publish(self.volume_id, NAME, block=self.block)
+        await self.client.stage(self.volume_id, self.staging, block=self.block, fs_type=self.fs_type)
+        await self.client.node_publish(
+            self.volume_id, self.staging, self.target, block=self.block, fs_type=self.fs_type
+        )
+
+    async def detach(self) -> None:
+        await self.client.node_unpublish(self.volume_id, self.target)
+        await self.client.unstage(self.volume_id, self.staging)
+        await self.client.unpublish(self.volume_id, NAME)
+
+    async def start(self) -> None:
+        await self.create()
+        await self.attach()
+
+    async def sweep(self) -> list[str]:
+        """After a failed test: take away by force what it left. Returns what that was."""
+        left = [each for each in (self.target, self.staging) if _mounted(each)]
+        nqn = volume_nqn(self.volume_id) if self.volume_id else ""
+        connected = self.node.states(self.volume_id) if nqn else []
+        if connected:
+            await self.node.host.disconnect(nqn)
+        for each in left:
+            await run("umount", "-l", each)
+        return [str(each) for each in left] + connected
+
+    async def gone(self) -> None:
+        """Nothing of the volume is left on this machine."""
+        assert self.node.states(self.volume_id) == []
+        await until(lambda: self.node.host.namespaces(volume_nqn(self.volume_id)), lambda found: not found)
+        assert not _mounted(self.staging)
+        assert not _mounted(self.target)
+
+
+def _mounted(path: Path) -> bool:
+    return any(line.split()[1] == str(path) for line in Path("/proc/self/mounts").read_text().splitlines())

@@ -1,0 +1,111 @@
+"""Programs that the tests run in the machine, and waiting for what the kernel does by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Failed(Exception):
+    """A program ended with another status than 0."""
+
+
+async def run(*argv: str | Path, timeout_s: float = 120.0) -> str:
+    """Its output; Failed with both outputs unless it exits with 0."""
+    process = await asyncio.create_subprocess_exec(
+        *map(str, argv), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(timeout_s):
+            out, errors = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        raise Failed(f"{' '.join(map(str, argv))} took more than {timeout_s:g} s") from None
+    if process.returncode != 0:
+        raise Failed(
+            f"{' '.join(map(str, argv))}: status {process.returncode}\n{(out + errors).decode(errors='replace')}"
+        )
+    return out.decode(errors="replace")
+
+
+async def until(read: Callable[[], T], wanted: Callable[[T], bool], timeout_s: float = 30.0) -> T:
+    """What `read` gives as soon as it is `wanted`."""
+    deadline = time.monotonic() + timeout_s
+    while not wanted(value := read()):
+        assert time.monotonic() < deadline, f"still {value!r} after {timeout_s:g} s"
+        await asyncio.sleep(0.05)
+    return value
+
+
+@dataclass(frozen=True)
+class FioResult:
+    """`error` is 0 when every operation worked and every block read was the one written."""
+
+    error: int
+    operations: int
+    longest_s: float
+
+
+class Fio:
+    """A running fio that writes with checksums and verifies what it wrote. `async with Fio(...) as fio`."""
+
+    def __init__(self, filename: Path, *, size: str, options: dict[str, str | int] | None = None) -> None:
+        given: dict[str, str | int] = {
+            "name": "lab",
+            "filename": str(filename),
+            "size": size,
+            "rw": "randwrite",
+            "bs": "4k",
+            "direct": 1,
+            "ioengine": "libaio",
+            "iodepth": 8,
+            "verify": "crc32c",
+            "verify_fatal": 1,
+            "output-format": "json",
+        } | (options or {})
+        self._argv = ["fio", *(f"--{name}={value}" for name, value in given.items())]
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> Fio:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE, cwd="/tmp",
+        )  # fmt: skip
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.kill()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def result(self, timeout_s: float = 240.0) -> FioResult:
+        """Wait for its end."""
+        assert self._process is not None
+        async with asyncio.timeout(timeout_s):
+            out, errors = await self._process.communicate()
+        text = out.decode(errors="replace")
+        assert "{" in text, text + errors.decode(errors="replace")
+        job: dict[str, Any] = json.JSONDecoder().raw_decode(text[text.index("{") :])[0]["jobs"][0]
+        longest = max(job[way]["clat_ns"]["max"] for way in ("read", "write"))
+        return FioResult(
+            int(job["error"]) or int(self._process.returncode or 0),
+            job["read"]["total_ios"] + job["write"]["total_ios"],
+            longest / 1e9,
+        )
+
+
+def written_sectors(device: Path) -> int:
+    """Sectors written to a block device since it appeared (Documentation/block/stat)."""
+    return int(Path("/sys/class/block", device.name, "stat").read_text().split()[6])
