@@ -366,7 +366,9 @@ def _explained(model: type[BaseModel], details: list[ErrorDetails], field: str) 
         problem = "unknown key"
     elif "input" in first and isinstance(first["input"], str | int | float) and first["type"] != "value_error":
         problem += f", not {shorten(repr(first['input']))}"
-    others = sorted({".".join(str(part) for part in detail["loc"]) for detail in details[1:]} - {place, ""})
+    # A default that is made from other fields cannot be made when one of those is wrong: nothing to correct there.
+    real = [detail for detail in details[1:] if detail["type"] != "default_factory_not_called"]
+    others = sorted({".".join(str(part) for part in detail["loc"]) for detail in real} - {place, ""})
     if others:
         problem += f" (also wrong: {', '.join(others[:10])})"
     return InvalidArgument(place, problem, _remedy(model, first))

@@ -59,6 +59,7 @@ def test_a_wrong_disk_is_one_line_that_says_what_would_be_right(disk: str, tmp_p
     line, end = done.stderr.split("\n")
     assert (line[:8], end) == ("quarry: ", "")
     assert "disk" in line
+    assert "also wrong" not in line
 
 
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
