@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-
 _RECORD_START = re.compile(rb"[0-9a-f]{8} \{")
 
 
