@@ -41,6 +41,12 @@ def test_links_lead_somewhere(page: str) -> None:
     assert missing == []
 
 
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    assert [page for page in sorted(pages) if f"]({page})" not in index] == []
+
+
 def test_the_exit_codes_are_documented_as_they_are() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     rows = re.findall(r"^\| ([\d, ]+) \|", text, re.MULTILINE)
