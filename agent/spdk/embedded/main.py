@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import resource
 import signal
 from pathlib import Path
 
@@ -28,6 +29,7 @@ async def run_target(rpc_socket: Path, state_dir: Path, nvmf_address: str | None
     Raises FailedPrecondition when another target has the socket or the state directory.
     """
     state_dir.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - once, before anything is served
+    _raise_file_limit()
     log.warning("embedded target: a stand-in for spdk_tgt for development, demos and tests; not for production")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -63,6 +65,12 @@ async def _serve(rpc_socket: Path, state_dir: Path, nvmf_address: str | None, st
         await nvmf.close()
         await stores.close()
         lock.release()
+
+
+def _raise_file_limit() -> None:
+    """Data files and connections need descriptors; the usual soft limit of 1,024 is soon reached."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def main() -> None:

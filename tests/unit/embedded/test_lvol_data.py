@@ -257,3 +257,40 @@ async def test_a_store_on_memory_works_and_leaves_nothing(machine: Machine) -> N
     assert await machine.bdev("pool/v").read(0, BLOCK) == pattern(1)
     await machine.restart()
     assert list(machine.directory.iterdir()) == []
+
+
+async def test_operations_on_one_lvol_at_once_happen_one_after_the_other(machine: Machine) -> None:
+    await machine.pool()
+    await lvol(machine)
+    await machine.bdev("pool/v").write(0, pattern(1))
+    calls = [
+        machine.call("bdev_lvol_snapshot", lvol_name="pool/v", snapshot_name="s"),
+        machine.call("bdev_lvol_snapshot", lvol_name="pool/v", snapshot_name="s"),
+        machine.call("bdev_lvol_resize", name="pool/v", size_in_mib=8),
+        machine.call("bdev_lvol_delete", name="pool/v"),
+        machine.call("bdev_lvol_delete", name="pool/v"),
+        machine.call("bdev_lvol_resize", name="pool/v", size_in_mib=9),
+        machine.call("bdev_lvol_create", lvol_name="s", size_in_mib=1, lvs_name="pool"),
+    ]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    codes = [answer.code if isinstance(answer, RpcFault) else None for answer in answers]
+    assert codes == [None, -32602, None, None, -19, -19, -17]
+    assert (await machine.lvols()).keys() == {"s"}
+    assert await machine.bdev("pool/s").read(0, BLOCK) == pattern(1)
+    assert machine.bdev("pool/s").size_bytes == 4 * MIB
+
+
+async def test_a_disk_removed_during_a_snapshot_leaves_no_half_snapshot(machine: Machine) -> None:
+    await machine.pool()
+    await lvol(machine, size_mib=32)
+    for cluster in range(32):
+        await machine.bdev("pool/v").write(cluster * MIB, pattern(cluster, MIB))
+    snapshot = asyncio.create_task(machine.call("bdev_lvol_snapshot", lvol_name="pool/v", snapshot_name="s"))
+    await asyncio.sleep(0.001)
+    await machine.call("bdev_aio_delete", name="disk-pool")
+    with pytest.raises(RpcFault) as failed:
+        await snapshot
+    assert failed.value.code == -19
+    await machine.reopen()
+    assert (await machine.lvols()).keys() == {"v"}
+    assert await machine.bdev("pool/v").read(5 * MIB, MIB) == pattern(5, MIB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from dataclasses import dataclass, field, replace
 
@@ -210,6 +211,8 @@ class Play:
             assert info.get("base_snapshot") == model.parent
             assert set(info.get("clones", ())) == model.children
             assert bdev.read_only == model.read_only
+            file = bdev.driver_specific()["embedded"]["file"]
+            assert os.stat(file).st_size == bdev.size_bytes, "a loop device has the lvol's size"  # noqa: PTH116
             for number, fill in enumerate(model.clusters):
                 assert await bdev.read(number * MIB, MIB) == bytes([fill]) * MIB, f"{name} cluster {number}"
         (store,) = await self.machine.call("bdev_lvol_get_lvstores")

@@ -121,6 +121,21 @@ async def test_a_new_member_is_rebuilt_while_it_is_written(machine: Machine) -> 
     assert await content(machine, "r") == await content(machine, "c")
 
 
+async def test_a_member_under_rebuild_is_not_read(machine: Machine) -> None:
+    """Also when it has the first place."""
+    await mirror(machine, "a", "b")
+    await machine.call("bdev_raid_set_options", process_window_size_kb=64)
+    await machine.bdev("r").write(0, b"1" * SIZE)
+    await machine.call("bdev_raid_remove_base_bdev", name="a")
+    await memory(machine, "c")
+    await machine.call("bdev_raid_add_base_bdev", raid_bdev="r", base_bdev="c")
+    assert await machine.bdev("r").read(SIZE - BLOCK, BLOCK) == b"1" * BLOCK
+    assert "process" in await raid(machine)
+    await rebuilt(machine)
+    await machine.call("bdev_raid_remove_base_bdev", name="b")
+    assert await content(machine, "r") == b"1" * SIZE
+
+
 async def test_a_member_that_leaves_during_its_rebuild_is_just_gone(machine: Machine) -> None:
     await mirror(machine, "a", "b")
     await machine.bdev("r").write(0, b"1" * BLOCK)
