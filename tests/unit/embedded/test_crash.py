@@ -19,6 +19,7 @@ from agent.nvmf.initiator import connect
 from agent.spdk.client import Client
 
 MIB = 1024 * 1024
+MOST_LVOLS = 12
 ROUNDS = 12
 HOST = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555"
 NQN = "nqn.2026-11.storage.quarry:vol:crash"
@@ -103,13 +104,13 @@ class Worker:
         origins = [name for name in now if "snap" not in name]
         self.count += 1
         fresh = f"{self.prefix}{self.count}"
-        if len(origins) < 3 or self.random.random() < 0.2:
+        if len(origins) < 3 or (len(now) < MOST_LVOLS and self.random.random() < 0.2):
             size = self.random.randrange(1, 5)
             params = {"lvs_name": "pool", "lvol_name": fresh, "size_in_mib": size, "thin_provision": True}
             return "bdev_lvol_create", params, {**now, fresh: (size, None)}
         name = self.random.choice(origins)
         size, parent = now[name]
-        what = self.random.randrange(4)
+        what = self.random.randrange(4) if len(now) < MOST_LVOLS else 3
         if what == 0:
             new = self.random.randrange(1, 6)
             return "bdev_lvol_resize", {"name": f"pool/{name}", "size_in_mib": new}, {**now, name: (new, parent)}
