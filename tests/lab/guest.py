@@ -25,6 +25,8 @@ def bring_up() -> None:
     """What an init system would do, as far as the tests need it."""
     socket.sethostname("lab")
     Path("/run/lock").mkdir(parents=True, exist_ok=True)
+    Path("/dev/shm").mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm"], check=True)
     subprocess.run(["/lib/systemd/systemd-udevd", "--daemon"], check=True)
     # Not everything: modules for hardware that no test needs take half a minute to load.
     subprocess.run(["udevadm", "trigger", "--action=add", "-s", "block", "-s", "virtio-ports"], check=True)
