@@ -66,6 +66,16 @@ async def clear_ends(device: Path) -> None:
     await process.run(_script("clear", device), timeout_s=PROBE_TIMEOUT_S)
 
 
+async def is_held(device: Path) -> bool:
+    """Whether a filesystem or a driver has the device, seen or not.
+
+    A filesystem lives on without any mount when its last one was taken away while it cannot write back (its target is
+    away), or when another mount namespace has it.
+    """
+    done = await process.run(_script("hold", device), timeout_s=PROBE_TIMEOUT_S, ok_codes=(0, content.HELD))
+    return done.code == content.HELD
+
+
 async def _look(device: Path) -> dict[str, int | None]:
     done = await process.run(_script("look", device), timeout_s=PROBE_TIMEOUT_S)
     facts: dict[str, int | None] = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Looks at (or clears) a device's ends, as a program of its own: `python content.py look|clear DEVICE`.
+"""Looks at (or clears) a device's ends, as a program of its own: `python content.py look|clear|hold DEVICE`.
 
 A child process since a read from a device whose target is away may wait for ever: a child can be killed, a thread not.
 Nothing of the agent is imported, to start fast.
@@ -6,11 +6,14 @@ Nothing of the agent is imported, to start fast.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
 import sys
 
+HELD = 3
+"""Exit code of `hold` for a device that is in use."""
 END_BYTES = 1 << 20
 SAMPLE_BYTES = 4096
 SAMPLES = 64
@@ -36,6 +39,17 @@ def clear(path: str) -> None:
             raise OSError("short write")
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def hold(path: str) -> int:
+    """0 when nobody holds the device, else HELD. O_EXCL: refused by the kernel when a filesystem or driver has it."""
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_EXCL))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return HELD
+    return 0
 
 
 def _first_data(descriptor: int, size: int) -> int | None:
@@ -74,5 +88,7 @@ def _xfs(head: bytes) -> dict[str, int | None]:
 if __name__ == "__main__":
     if sys.argv[1] == "clear":
         clear(sys.argv[2])
+    elif sys.argv[1] == "hold":
+        sys.exit(hold(sys.argv[2]))
     else:
         sys.stdout.write(json.dumps(look(sys.argv[2])))

@@ -26,6 +26,13 @@ class FrontendDriver(Protocol):
         """Leave no device of the volume on this machine. `volume` is None when its record is gone."""
         ...
 
+    async def abandon(self, volume_id: str) -> None:
+        """End a device of which the target lets no I/O through, though a filesystem has it: what waits fails.
+
+        Only for a volume that is no longer published to this node.
+        """
+        ...
+
     async def find(self, volume: Volume) -> Path | None:
         """The device when it is attached here."""
         ...
@@ -55,6 +62,13 @@ class NvmeTcpFrontend:
 
     async def detach(self, volume_id: str, volume: Volume | None) -> None:
         if is_volume_id(volume_id):
+            await self._host.disconnect(volume_nqn(volume_id))
+
+    async def abandon(self, volume_id: str) -> None:
+        if not is_volume_id(volume_id):
+            return
+        # A live connection still writes what it has.
+        if not any(found.state == "live" for found in self._host.controllers(volume_nqn(volume_id))):
             await self._host.disconnect(volume_nqn(volume_id))
 
     async def find(self, volume: Volume) -> Path | None:
@@ -102,6 +116,9 @@ class LoopFrontend:
         if file is not None:
             await _detach_file(file)
         await self._notes.remove(volume_id)
+
+    async def abandon(self, volume_id: str) -> None:
+        pass  # a file keeps no I/O waiting
 
     async def find(self, volume: Volume) -> Path | None:
         file = self._noted(volume.meta.name)

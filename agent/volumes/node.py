@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import FailedPrecondition, NotFound, QuarryError, Unavailable
+from agent.host import blkid, filesystem, mount
 from agent.host import device as devices
-from agent.host import filesystem, mount
 from agent.host.paths import CheckedPath, check_path
 from agent.model import AccessMode, Attachment, Frontend, Volume
 from agent.volumes.formatting import Filesystem, Formatter
@@ -93,7 +93,10 @@ class NodeVolumes:
             await self._mount(volume, device, path, mode, readonly=readonly or attachment.readonly)
 
     async def unstage(self, volume_id: str, volume: Volume | None, staging_path: Path) -> None:
-        """Unmount and detach. Never staged, or volume unknown: fine. FailedPrecondition while still published."""
+        """Unmount and detach. Never staged, or volume unknown: fine. FailedPrecondition while still published.
+
+        Unavailable while a filesystem is still being written back: detaching would lose what was written last.
+        """
         path = check_path("staging_target_path", staging_path, self._roots)
         async with self._guard.hold(volume_id):
             staged = mount.at(path.real)
@@ -104,8 +107,15 @@ class NodeVolumes:
             elsewhere = [str(found.target) for found in in_use if found.target != path.real]
             if elsewhere:
                 raise FailedPrecondition(f"volume {volume_id} is still in use at {', '.join(sorted(elsewhere))}")
+            drivers = [self._driver(volume)] if volume is not None else list(self._frontends.values())
+            if volume is None or _attachment_of(volume, self._node_name) is None:
+                # Unpublished first (a forced detach): what was not written yet never will be, so nothing waits for it.
+                for driver in drivers:
+                    await driver.abandon(volume_id)
             await mount.ensure_unmounted(path.real)
-            for driver in [self._driver(volume)] if volume is not None else self._frontends.values():
+            if device is not None and device.exists() and await blkid.is_held(device):
+                raise Unavailable(f"volume {volume_id} is still being written back; repeat the call")
+            for driver in drivers:
                 await driver.detach(volume_id, volume)
 
     async def publish(
