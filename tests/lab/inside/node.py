@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from agent.csi.client import CsiClient
@@ -66,11 +69,26 @@ class Node:
             self._target.kill()
             self._target.start()
             return
+        os.kill(self.target_pid, signal.SIGKILL)
+
+    @property
+    def target_pid(self) -> int:
+        if self._target is not None:
+            return self._target.pid
         assert self._agent is not None
         children = Path(f"/proc/{self._agent.pid}/task/{self._agent.pid}/children").read_text().split()
-        targets = [pid for pid in children if b"\0target\0" in Path("/proc", pid, "cmdline").read_bytes()]
-        assert len(targets) == 1, targets
-        subprocess.run(["kill", "-KILL", *targets], check=True)
+        (pid,) = [pid for pid in children if b"\0target\0" in Path("/proc", pid, "cmdline").read_bytes()]
+        return int(pid)
+
+    @contextmanager
+    def frozen_target(self) -> Iterator[None]:
+        """A target that answers nothing for the time of the block."""
+        pid = self.target_pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End it all, by force, and remove what it made."""

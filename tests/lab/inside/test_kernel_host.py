@@ -30,7 +30,8 @@ async def test_reads_and_writes(exports: Exports, tmp_path: Path) -> None:
     assert (await _read(device, back, "640k"))[3 * MIB : 8 * MIB] == data
     assert export.file.read_bytes()[3 * MIB : 8 * MIB] == data
 
-    await run("blkdiscard", "-o", str(3 * MIB), "-l", str(MIB), device)
+    if exports.target.kind == "embedded":  # SPDK's AIO bdevs refuse it, unless made with `fallocate`
+        await run("blkdiscard", "-o", str(3 * MIB), "-l", str(MIB), device)
     await run("blkdiscard", "-z", "-o", str(5 * MIB), "-l", str(MIB), device)
     content = await _read(device, back, "1M")
     assert content[5 * MIB : 6 * MIB] == bytes(MIB)
@@ -53,14 +54,25 @@ async def test_nvme_cli_commands(exports: Exports) -> None:
     namespace = json.loads(await run("nvme", "id-ns", device, "-o", "json"))
     assert namespace["nsze"] == 64 * MIB // 4096
     assert export.uuid in await run("nvme", "ns-descs", device)
-    for command in ("smart-log", "error-log", "ana-log", "changed-ns-list-log", "list-ns", "show-regs"):
+    for command in ("smart-log", "error-log", "ana-log", "changed-ns-list-log", "list-ns"):
         await run("nvme", command, controller)
     for feature in ("0x07", "0x0b", "0x0f"):  # queues, asynchronous events, keep alive
         await run("nvme", "get-feature", controller, "-f", feature)
     await run("nvme", "flush", device, "-n", "1")
     listed = await run("nvme", "list-subsys", "-o", "json")
     assert export.nqn in listed
-    found = await run("nvme", "discover", "-t", "tcp", "-a", ADDRESS, "-s", str(export.port), f"--hostnqn={HOST}")
+    found = await run(
+        "nvme",
+        "discover",
+        "-t",
+        "tcp",
+        "-a",
+        ADDRESS,
+        "-s",
+        str(export.port),
+        f"--hostnqn={HOST}",
+        f"--hostid={HOST[-36:]}",
+    )
     assert export.nqn in found
 
 

@@ -6,12 +6,15 @@ import asyncio
 import hashlib
 import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from grpc import StatusCode
 
-from agent.csi.client import CsiClient
+from agent.csi.client import CallFailed, CsiClient
+from agent.csi.pb import csi_pb2 as csi
 
 from .node import MIB, NAME, Node, Pod
 from .tools import Fio, run, until, written_sectors
@@ -79,6 +82,20 @@ async def test_filesystem(pod: MakePod, node: Node, client: CsiClient, fs_type: 
     await client.delete_volume(mine.volume_id)
 
 
+async def test_discard(pod: MakePod) -> None:
+    mine = await pod("ext4")
+    digest = _write(mine.target / "kept", 4 * MIB)
+    _write(mine.target / "freed", 16 * MIB)
+    (mine.target / "freed").unlink()
+    await run("sync", "-f", mine.target)
+    assert "trimmed" in await run("fstrim", "-v", mine.target)
+    assert _digest(mine.target / "kept") == digest
+    await mine.detach()
+    await mine.attach()
+    assert _digest(mine.target / "kept") == digest
+    await mine.detach()
+
+
 async def test_raw_block(pod: MakePod, node: Node, client: CsiClient) -> None:
     mine = await pod()
     async with Fio(mine.target, size="16m", options={"bsrange": "4k-128k", "iodepth": 1, "ioengine": "psync"}) as fio:
@@ -126,6 +143,42 @@ async def test_unpublish_under_a_busy_filesystem(
     assert _digest(mine.target / "kept") == digest
     await mine.detach()
     await mine.gone()
+
+
+@pytest.mark.parametrize(("fs_type", "size_bytes"), [("ext4", 64 * MIB), ("xfs", 320 * MIB)])
+async def test_unstage_while_the_target_is_away_loses_nothing(
+    pod: MakePod, node: Node, client: CsiClient, fs_type: str, size_bytes: int
+) -> None:
+    """The caller gives up and asks again: what was written must not be thrown away by detaching."""
+    mine = await pod(fs_type, size_bytes)
+    data = os.urandom(4 * MIB)
+    (mine.target / "unsynced").write_bytes(data)  # before: a write may itself have to wait for the target
+    with node.frozen_target():
+        await client.node_unpublish(mine.volume_id, mine.target)
+        for _ in range(3):
+            request = csi.NodeUnstageVolumeRequest(volume_id=mine.volume_id, staging_target_path=str(mine.staging))
+            with pytest.raises(CallFailed) as refused:
+                await client.call("Node/NodeUnstageVolume", request, timeout_s=5)
+            assert refused.value.code in (StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE, StatusCode.ABORTED)
+    await until(lambda: node.states(mine.volume_id), lambda states: states == ["live"])
+    await _patiently(lambda: client.unstage(mine.volume_id, mine.staging))
+    await mine.gone()
+    await mine.attach()
+    assert _digest(mine.target / "unsynced") == hashlib.sha256(data).hexdigest()
+    await mine.detach()
+
+
+async def _patiently(call: Callable[[], Awaitable[None]], timeout_s: float = 60.0) -> None:
+    """Repeat a call while the answer is "ask again", as kubelet does."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await call()
+        except CallFailed as error:
+            again = error.code in (StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE, StatusCode.ABORTED)
+            if not again or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.2)
 
 
 async def test_published_again_goes_on(pod: MakePod, node: Node, client: CsiClient) -> None:
