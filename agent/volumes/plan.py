@@ -159,10 +159,12 @@ def plan(desired: DesiredReplica, observed: ObservedReplica) -> tuple[Round, ...
 
 
 def _tear_down(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Action]]:
-    # The subsystem first: once it is gone no host can be writing to the lvol that is deleted next.
     exports: list[Action] = [DeleteSubsystem(desired.nqn)] if observed.subsystem else []
     data: list[Action] = [DeleteLvol(desired.bdev)] if observed.lvol else []
-    return [exports, data]
+    if observed.subsystem and observed.subsystem.hosts:
+        # Once the subsystem is gone no host can be writing to the lvol that is deleted next.
+        return [exports, data]
+    return [exports + data]
 
 
 def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Action]]:
