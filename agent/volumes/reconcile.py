@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from agent.errors import ResourceExhausted, RpcError, TransportClosed, Unavailable
+from agent.errors import FailedPrecondition, QuarryError, ResourceExhausted, RpcError, TransportClosed, Unavailable
 from agent.model import POOL_PREFIX, Endpoint, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
@@ -17,7 +17,17 @@ from agent.volumes import actions
 from agent.volumes.names import serial_number, volume_nqn
 from agent.volumes.observed import Observed, read_one
 from agent.volumes.placement import Ledger
-from agent.volumes.plan import Action, CreateLvol, DesiredReplica, Listener, ResizeLvol, Round, plan
+from agent.volumes.plan import (
+    Action,
+    AddListener,
+    CreateLvol,
+    CreateSubsystem,
+    DesiredReplica,
+    Listener,
+    ResizeLvol,
+    Round,
+    plan,
+)
 
 ATTEMPTS = 5
 """How often a volume is re-read and re-planned in one call before the target's refusal is passed on."""
@@ -110,21 +120,14 @@ class Reconciler:
             action, error = failure
             # The code and text of a refusal differ per method: the state tells what really happened.
             await self.refresh(desired)
-            if action == refused and attempt > 0:
+            if not any(action in each for each in plan(desired, observed.get(desired.volume))):
+                continue  # it is done already, by an earlier life of this agent
+            if attempt == ATTEMPTS - 1 or isinstance(action, CreateLvol | ResizeLvol):
+                raise _refusal(desired, action, error) from error
+            if action == refused:
                 await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
             refused = action
-            if attempt == ATTEMPTS - 1 or isinstance(action, CreateLvol | ResizeLvol):
-                await self._give_up(desired, action, error)
-
-    async def _give_up(self, desired: DesiredReplica, action: Action, error: RpcError) -> None:
-        observed = await self._ready()
-        if not any(action in each for each in plan(desired, observed.get(desired.volume))):
-            return  # somebody else (an earlier life of this agent) had done it
-        if isinstance(action, CreateLvol | ResizeLvol):
-            raise ResourceExhausted(
-                f"pool {desired.pool} refused {desired.size_bytes} bytes: {error.message}"
-            ) from error
-        raise error
+        raise Unavailable(f"volume {desired.volume} is being changed by somebody else; repeat the call")
 
     async def _apply(
         self, observed: Observed, desired: DesiredReplica, rounds: tuple[Round, ...]
@@ -180,3 +183,22 @@ def _no_answer(desired: DesiredReplica, error: BaseException) -> BaseException:
         gone.__cause__ = error
         return gone
     return error
+
+
+def _refusal(desired: DesiredReplica, action: Action, error: RpcError) -> QuarryError:
+    """What the target's lasting refusal of `action` means to the caller, with the remedy where there is one."""
+    match action:
+        case CreateLvol() | ResizeLvol():
+            return ResourceExhausted(f"pool {desired.pool} refused {desired.size_bytes} bytes: {error.message}")
+        case CreateSubsystem():
+            return ResourceExhausted(
+                f"the target refused one more subsystem ({error.message}); spdk_tgt serves 1,024 unless "
+                "nvmf_set_max_subsystems raises it before it initialises"
+            )
+        case AddListener(_, listener):
+            return FailedPrecondition(
+                f"the target cannot listen on {listener.address}:{listener.port} ({error.message}); "
+                "check nvmf_address and nvmf_port"
+            )
+        case _:
+            return error

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, OutOfRange, ResourceExhausted
+from agent.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, OutOfRange, ResourceExhausted, RpcError
 from agent.model import (
     AccessMode,
     Attachment,
@@ -187,11 +187,11 @@ class VolumeService:
             volume = await self._record(name, request, frozenset(refused))
             try:
                 return await self._settle(volume)
-            except ResourceExhausted:
-                # The pool itself said no: leave nothing behind, then try the next one.
+            except (ResourceExhausted, FailedPrecondition, RpcError) as error:
+                # A final answer means that nothing is left behind. A pool that is full may have a neighbour.
                 refused.add(volume.spec.placement[0].disk)
                 await self._abandon(volume)
-                if not self._roomy(request, frozenset(refused)):
+                if not isinstance(error, ResourceExhausted) or not self._roomy(request, frozenset(refused)):
                     raise
 
     async def _record(self, name: str, request: CreateVolume, avoid: frozenset[str]) -> Volume:
@@ -273,7 +273,12 @@ class VolumeService:
                 raise FailedPrecondition(f"volume {name} is published to {', '.join(others)}; unpublish it there first")
             spec = replace(volume.spec, attachments=(*volume.spec.attachments, wanted))
             volume = await self._store.update(replace(volume, spec=spec))
-        return await self._settle(volume)
+        try:
+            return await self._settle(volume)
+        except (FailedPrecondition, RpcError):
+            # A final answer means that nothing is left behind: the door stays shut.
+            await self._unpublish(name, node)
+            raise
 
     async def _unpublish(self, name: str, node: str | None) -> None:
         volume = await self._find(name)
