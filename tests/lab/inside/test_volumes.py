@@ -154,18 +154,29 @@ async def test_unstage_while_the_target_is_away_loses_nothing(
     data = os.urandom(4 * MIB)
     (mine.target / "unsynced").write_bytes(data)  # before: a write may itself have to wait for the target
     with node.frozen_target():
+        await until(lambda: node.states(mine.volume_id), lambda states: states == ["connecting"], timeout_s=60)
         await client.node_unpublish(mine.volume_id, mine.target)
-        for _ in range(3):
-            request = csi.NodeUnstageVolumeRequest(volume_id=mine.volume_id, staging_target_path=str(mine.staging))
-            with pytest.raises(CallFailed) as refused:
-                await client.call("Node/NodeUnstageVolume", request, timeout_s=5)
-            assert refused.value.code in (StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE, StatusCode.ABORTED)
+        await _refused_as_unavailable(client, mine)
     await until(lambda: node.states(mine.volume_id), lambda states: states == ["live"])
     await _patiently(lambda: client.unstage(mine.volume_id, mine.staging))
     await mine.gone()
     await mine.attach()
     assert _digest(mine.target / "unsynced") == hashlib.sha256(data).hexdigest()
     await mine.detach()
+
+
+async def _refused_as_unavailable(client: CsiClient, mine: Pod) -> None:
+    """Unstage again and again, giving up on each call early, until the answer is that it is still being written."""
+    request = csi.NodeUnstageVolumeRequest(volume_id=mine.volume_id, staging_target_path=str(mine.staging))
+    deadline = time.monotonic() + 90
+    codes: list[StatusCode] = []
+    while StatusCode.UNAVAILABLE not in codes:
+        assert time.monotonic() < deadline, codes
+        with pytest.raises(CallFailed) as refused:
+            await client.call("Node/NodeUnstageVolume", request, timeout_s=5)
+        codes.append(refused.value.code)
+        await asyncio.sleep(0.2)
+    assert set(codes) <= {StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE, StatusCode.ABORTED}
 
 
 async def _patiently(call: Callable[[], Awaitable[None]], timeout_s: float = 60.0) -> None:
