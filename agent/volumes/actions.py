@@ -17,7 +17,8 @@ async def run(rpc: Rpc, action: p.Action) -> str:
     """Issue the call of `action`; returns the UUID of a created lvol, else an empty string."""
     match action:
         case p.CreateLvol(pool, name, size_bytes, thin):
-            return await lvol.create(rpc, pool, name, size_bytes, thin=thin)
+            # Zeroed when freed: SPDK hands clusters on as they are, with what the last volume wrote (decision 0003).
+            return await lvol.create(rpc, pool, name, size_bytes, thin=thin, clear_method="write_zeroes")
         case p.DeleteLvol(name):
             await lvol.delete(rpc, name)
         case p.ResizeLvol(name, size_bytes):

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent.config import Settings, load_settings
+from tests.crash.conftest import machine
+
+__all__ = ["machine"]
 
 
 @pytest.fixture
