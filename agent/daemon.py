@@ -166,13 +166,16 @@ class Standalone:
         return await store.update(replace(known, status=status))
 
     async def _register_disks(self, store: LocalStore) -> None:
-        """A Disk for every file disk. One no longer configured stays known, as missing: volumes may be on it."""
+        """A Disk for every file disk. One that is gone stays known, as missing: volumes may be on it."""
         settings = self.settings
-        configured = set[str]()
+        present = set[str]()
         for file_disk in settings.file_disks:
+            known = await store.get(Disk, files.disk_id(file_disk.path))
+            if known is not None and known.status.pool.uuid and not file_disk.path.exists():
+                # An empty file in its place would look like the disk, without the volumes.
+                continue
             disk = await asyncio.to_thread(files.prepare, file_disk, settings.node_name)
-            configured.add(disk.meta.name)
-            known = await store.get(Disk, disk.meta.name)
+            present.add(disk.meta.name)
             if known is None:
                 await store.create(replace(disk, meta=replace(disk.meta, created_at=time.time())))
                 continue
@@ -182,9 +185,9 @@ class Standalone:
             status = replace(disk.status, phase=phase, pool=known.status.pool)
             await store.update(replace(known, spec=disk.spec, status=status))
         for known in await store.list(Disk):
-            if known.meta.name not in configured and known.status.node == settings.node_name:
-                log.warning("disk %s (%s) is no longer configured", known.meta.name, known.status.path)
-                status = replace(known.status, phase=DiskPhase.MISSING, message="not configured")
+            if known.meta.name not in present and known.status.node == settings.node_name:
+                log.error("disk %s (%s) is missing or no longer configured", known.meta.name, known.status.path)
+                status = replace(known.status, phase=DiskPhase.MISSING, message="the file is gone or not configured")
                 await store.update(replace(known, spec=replace(known.spec, claimed=False), status=status))
 
 

@@ -64,6 +64,7 @@ class TargetKeeper:
         self._tasks: list[asyncio.Task[None]] = []
         self._serving = TargetState.UNKNOWN
         self._answers = True
+        self._trouble = ""
         self.version = ""
         self.last_recovery: Recovery | None = None
 
@@ -95,7 +96,8 @@ class TargetKeeper:
             async with asyncio.timeout(timeout_s):
                 await self._ready.wait()
         except TimeoutError:
-            raise Unavailable(f"the target is {self.state} after {timeout_s:g} s") from None
+            cause = f": {self._trouble}" if self._trouble else ""
+            raise Unavailable(f"the target is {self.state} after {timeout_s:g} s{cause}") from None
 
     def _on_change(self, connected: bool) -> None:
         if not connected:
@@ -114,11 +116,13 @@ class TargetKeeper:
             try:
                 if self._serving is not TargetState.READY:
                     await self._bring_up()
+                    self._trouble = ""
                     delay = self._settings.reconcile.retry_min_s
                 await self._watch_over()
             except TransportClosed:
                 continue  # the listener has reset everything; the loop waits for the next connection
             except QuarryError as error:
+                self._trouble = str(error)
                 log.error("the target is not serving yet: %s; trying again in %.1f s", error, delay)
                 await self._wait_for_change(delay)
                 delay = min(delay * 2, self._settings.reconcile.retry_max_s)
@@ -154,7 +158,7 @@ class TargetKeeper:
         return True
 
     async def _bring_up(self) -> None:
-        started = time.monotonic()
+        started, generation = time.monotonic(), self._client.generation
         self._serving = TargetState.STARTING
         rpc = self._client
         await app.wait_init(rpc)
@@ -163,6 +167,8 @@ class TargetKeeper:
             await nvmf.create_transport(rpc)
         disks = await self._pools.ensure_all()
         observed = await read_all(rpc, [disk.pool_name for disk in disks])
+        if self._client.generation != generation:
+            raise TransportClosed("another target answered while pools were being loaded")
         self._reconciler.reset(observed)
         volumes = await self._store.list(Volume)
         await self._drop_foreign_exports(observed, volumes)

@@ -33,6 +33,8 @@ class DesiredReplica:
     hosts: frozenset[str]
     listener: Listener
     qos: Qos = field(default_factory=Qos)
+    lvol_uuid: str = ""
+    """UUID of the lvol that holds the data, once it was seen; empty while it is still to be created."""
 
     @property
     def bdev(self) -> str:
@@ -158,6 +160,12 @@ def plan(desired: DesiredReplica, observed: ObservedReplica) -> tuple[Round, ...
     return tuple(tuple(actions) for actions in rounds if actions)
 
 
+def is_lost(desired: DesiredReplica, observed: ObservedReplica) -> bool:
+    """Whether the lvol that held the data is not there. An empty one must never take its place."""
+    seen = observed.lvol.uuid if observed.lvol else ""
+    return desired.present and desired.lvol_uuid not in ("", seen)
+
+
 def _tear_down(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Action]]:
     exports: list[Action] = [DeleteSubsystem(desired.nqn)] if observed.subsystem else []
     data: list[Action] = [DeleteLvol(desired.bdev)] if observed.lvol else []
@@ -169,6 +177,8 @@ def _tear_down(desired: DesiredReplica, observed: ObservedReplica) -> list[list[
 
 def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Action]]:
     lvol, subsystem = observed.lvol, observed.subsystem or SubsystemSeen()
+    if is_lost(desired, observed):
+        return [[RemoveHost(desired.nqn, host) for host in sorted(subsystem.hosts)]]
     first: list[Action] = []
     second: list[Action] = []
     if lvol is None:

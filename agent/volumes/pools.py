@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.config import PoolSettings
 from agent.disks import files
-from agent.errors import QuarryError, RpcError, TransportClosed
+from agent.errors import FailedPrecondition, QuarryError, RpcError, TransportClosed
 from agent.model import Disk, DiskPhase, PoolStatus
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
@@ -76,6 +76,12 @@ class Pools:
     async def _ensure_pool(self, disk: Disk) -> Disk | None:
         try:
             info = await lvol.get_lvstore(self._rpc, disk.pool_name)
+            before = disk.status.pool.uuid
+            if before and (info is None or info.uuid != before):
+                raise FailedPrecondition(
+                    f"{disk.status.path} held pool {before} and now holds {info.uuid if info else 'none'}; it is left "
+                    "alone. Give the disk back, or remove its volumes and name it differently"
+                )
             if info is None:
                 await self._create_pool(disk)
                 info = await lvol.get_lvstore(self._rpc, disk.pool_name)

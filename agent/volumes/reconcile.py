@@ -26,6 +26,7 @@ from agent.volumes.plan import (
     Listener,
     ResizeLvol,
     Round,
+    is_lost,
     plan,
 )
 
@@ -71,6 +72,7 @@ class Reconciler:
         if here is None:
             return None
         pool = self._ledger.pool(here.disk)
+        known = next((each for each in volume.status.replicas if each.name == here.name), None)
         return DesiredReplica(
             volume=volume.meta.name,
             pool=POOL_PREFIX + here.disk,
@@ -82,16 +84,23 @@ class Reconciler:
             hosts=frozenset(each.host_nqn for each in volume.spec.attachments),
             listener=self._listener,
             qos=volume.spec.qos,
+            lvol_uuid=known.lvol_uuid if known else "",
         )
 
     async def settle(self, volume: Volume) -> Volume | None:
         """Make the target agree with `volume` and record it; None when the volume was deleted and is gone.
 
-        Raises ResourceExhausted when the pool refuses, Unavailable when the target is away, RpcError otherwise.
+        A volume whose data are not there is closed and recorded as Failed, never made anew.
+        Raises ResourceExhausted when the pool refuses, Unavailable when the target or the disk is away, RpcError
+        otherwise.
         """
         desired = self.desired(volume)
         if desired is None:
             return volume
+        await self._ready()
+        disk = desired.pool.removeprefix(POOL_PREFIX)
+        if self._ledger.pool(disk) is None:
+            raise Unavailable(f"disk {disk} of volume {desired.volume} is not ready; repeat the call when it is")
         await self._converge(desired)
         if volume.meta.deleting:
             await self._store.delete(Volume, volume.meta.name)
@@ -164,6 +173,9 @@ class Reconciler:
     def _status(self, volume: Volume, desired: DesiredReplica) -> VolumeStatus:
         seen = self._observed.get(volume.meta.name) if self._observed else None
         lvol = seen.lvol if seen else None
+        if seen is not None and is_lost(desired, seen):
+            what = f"its data (lvol {desired.lvol_uuid}) are not in pool {desired.pool}"
+            return replace(volume.status, phase=VolumePhase.FAILED, message=what)
         if lvol is None:
             return volume.status
         replica = ReplicaStatus(

@@ -26,6 +26,7 @@ from agent.model import (
     TargetState,
     Tier,
     Volume,
+    VolumePhase,
     VolumeSpec,
 )
 from agent.store.interface import Store
@@ -172,6 +173,8 @@ class VolumeService:
         settled = await self._reconciler.settle(volume)
         if settled is None:
             raise NotFound("volume", volume.meta.name)
+        if settled.status.phase is VolumePhase.FAILED:
+            raise FailedPrecondition(f"volume {volume.meta.name} has failed: {settled.status.message}")
         return settled
 
     async def _create(self, name: str, request: CreateVolume) -> Volume:

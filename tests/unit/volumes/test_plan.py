@@ -29,6 +29,7 @@ desired_replicas = st.builds(
     hosts=hosts,
     listener=st.just(HERE),
     qos=qos,
+    lvol_uuid=st.sampled_from(["", "", UUID, "5b1f0f3e-0000-4000-8000-0000000010c7"]),
 )
 observed_replicas = st.builds(
     p.ObservedReplica,
@@ -61,6 +62,10 @@ def test_the_result_is_what_was_desired(desired: p.DesiredReplica, observed: p.O
     after = run(p.plan(desired, observed), observed)
     if not desired.present:
         assert after == p.NOTHING
+        return
+    if p.is_lost(desired, observed):
+        assert after.lvol == observed.lvol, "an empty lvol must not take the place of a lost one"
+        assert after.subsystem is None or not after.subsystem.hosts
         return
     assert after.lvol is not None
     assert after.subsystem is not None
