@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 
-_INERT = re.compile(rb'[^"{}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}]*+)*+', re.DOTALL)
-"""Everything that cannot change the depth: complete strings and what stands between braces."""
+# No possessive quantifiers: on groups they match wrongly before Python 3.11.5, and Debian 12 has 3.11.2. Without
+# them a group remembers every repetition, so each is bounded and the loop below goes on where it stopped.
+_INERT = re.compile(rb'[^"{}]*(?:"[^"\\]*(?:\\.[^"\\]*){0,32}"[^"{}]*){0,32}', re.DOTALL)
+"""What cannot change the depth: what stands between braces, and up to 32 complete strings."""
 
-_STRING_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-"""The inside of a string up to its closing quote, the end of the buffer, or a backslash that is its last byte."""
+_STRING_REST = re.compile(rb'[^"\\]*(?:\\.[^"\\]*){0,256}', re.DOTALL)
+"""The inside of a string: up to its closing quote, 256 escapes, the end of the buffer, or a backslash at its end."""
 
-_SPACE = re.compile(rb"[ \t\r\n]*+")
+_SPACE = re.compile(rb"[ \t\r\n]*")
 
-_QUOTE, _OPEN, _CLOSE = b'"{}'
+_OPEN, _CLOSE, _BACKSLASH = b"{}\\"
 
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 """More than SPDK can send (SPDK_JSONRPC_SEND_BUF_SIZE_MAX is 32 MiB): a longer message is garbage that never ends."""
@@ -71,8 +73,10 @@ class MessageSplitter:
         while True:
             if self._in_string:
                 position = _end(_STRING_REST, buffer, position)
-                if position >= size or buffer[position] != _QUOTE:
+                if position >= size or (buffer[position] == _BACKSLASH and position + 1 == size):
                     break
+                if buffer[position] == _BACKSLASH:
+                    continue
                 self._in_string = False
                 position += 1
             position = _end(_INERT, buffer, position)
