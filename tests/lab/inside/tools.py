@@ -98,7 +98,8 @@ class Fio:
         text = out.decode(errors="replace")
         assert "{" in text, text + errors.decode(errors="replace")
         job: dict[str, Any] = json.JSONDecoder().raw_decode(text[text.index("{") :])[0]["jobs"][0]
-        longest = max(job[way]["clat_ns"]["max"] for way in ("read", "write"))
+        waits = [job["read"]["clat_ns"], job["write"]["clat_ns"], job.get("sync", {}).get("lat_ns", {})]
+        longest = max(each.get("max", 0) for each in waits)
         return FioResult(
             int(job["error"]) or int(self._process.returncode or 0),
             job["read"]["total_ios"] + job["write"]["total_ios"],
