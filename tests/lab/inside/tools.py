@@ -60,6 +60,7 @@ class Fio:
     def __init__(self, filename: Path, *, size: str, options: dict[str, str | int] | None = None) -> None:
         given: dict[str, str | int] = {
             "name": "lab",
+            "thread": 1,
             "filename": str(filename),
             "size": size,
             "rw": "randwrite",
@@ -90,6 +91,12 @@ class Fio:
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
+    def written(self) -> int:
+        """Bytes that it has sent to the device itself, so neither the filesystem's own nor somebody else's."""
+        assert self._process is not None
+        lines = Path(f"/proc/{self._process.pid}/io").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+
     async def result(self, timeout_s: float = 240.0) -> FioResult:
         """Wait for its end."""
         assert self._process is not None
@@ -105,8 +112,3 @@ class Fio:
             job["read"]["total_ios"] + job["write"]["total_ios"],
             longest / 1e9,
         )
-
-
-def written_sectors(device: Path) -> int:
-    """Sectors written to a block device since it appeared (Documentation/block/stat)."""
-    return int(Path("/sys/class/block", device.name, "stat").read_text().split()[6])
