@@ -62,6 +62,7 @@ class LocalStore:
         self._watchers: WeakSet[Watcher] = WeakSet()
         self._polling: asyncio.Task[None] | None = None
         self._closed = False
+        self._outbox: list[Write] = []
         self._writer = Writer(path, self._report)
         self._writer.start()
 
@@ -108,8 +109,16 @@ class LocalStore:
     async def _submit(self, write: Write) -> Resource | None:
         if self._closed:
             raise self._closed_error()
-        self._writer.submit(write)
+        if not self._outbox:
+            self._loop.call_soon(self._send)
+        self._outbox.append(write)
         return await write.done
+
+    def _send(self) -> None:
+        """All writes of one turn of the event loop together: the writer is woken once, and commits them at once."""
+        writes, self._outbox = self._outbox, []
+        if writes:
+            self._writer.submit(writes)
 
     def _future(self) -> asyncio.Future[Resource | None]:
         return self._loop.create_future()
@@ -194,6 +203,7 @@ class LocalStore:
         if self._polling is not None:
             self._polling.cancel()
             await asyncio.gather(self._polling, return_exceptions=True)
+        self._send()
         await asyncio.to_thread(self._writer.close)
         self._reader.close()
         for watcher in self._watchers:

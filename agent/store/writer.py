@@ -81,7 +81,7 @@ class Writer:
     def __init__(self, path: Path, report: Report) -> None:
         self._path = path
         self._report = report
-        self._queue: queue.SimpleQueue[Write | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Sequence[Write] | None] = queue.SimpleQueue()
         self._lock = database.ProcessLock(path)
         self._connection = database.connect_writer(path)
         self._file = path.stat().st_ino
@@ -91,9 +91,9 @@ class Writer:
     def start(self) -> None:
         self._thread.start()
 
-    def submit(self, write: Write) -> None:
-        """Queues a write; its outcome comes through `report`."""
-        self._queue.put(write)
+    def submit(self, writes: Sequence[Write]) -> None:
+        """Queues writes; their outcomes come through `report`."""
+        self._queue.put(writes)
 
     def close(self) -> None:
         """Commits what is queued, then ends the thread. Blocks."""
@@ -125,7 +125,7 @@ class Writer:
         batch: list[Write] = []
         item = self._queue.get()
         while item is not None:
-            batch.append(item)
+            batch.extend(item)
             if len(batch) >= _BATCH_MAX:
                 return batch, False
             try:
