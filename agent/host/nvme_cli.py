@@ -67,10 +67,14 @@ class NvmeHost:
                 )
         return found
 
-    def connected(self) -> list[str]:
-        """NQNs of the subsystems that this machine has connections to."""
+    def connected(self, host_nqn: str) -> list[str]:
+        """NQNs of the subsystems that this machine is connected to as `host_nqn`.
+
+        Connections made as another host belong to another agent. A kernel that does not tell counts as ours.
+        """
         directories = _directories(self._sysfs / "class/nvme", _CONTROLLER)
-        return sorted({_read(directory / "subsysnqn") for directory in directories} - {""})
+        ours = [directory for directory in directories if _read(directory / "hostnqn") in ("", host_nqn)]
+        return sorted({_read(directory / "subsysnqn") for directory in ours} - {""})
 
     def namespaces(self, nqn: str) -> list[Namespace]:
         """The namespaces of a subsystem that have a block device."""

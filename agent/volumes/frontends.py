@@ -80,7 +80,7 @@ class NvmeTcpFrontend:
         await self._host.rescan(volume_nqn(volume.meta.name))
 
     async def known(self) -> list[str]:
-        return sorted({name for nqn in self._host.connected() if (name := volume_of_nqn(nqn))})
+        return sorted({name for nqn in self._host.connected(self._host_nqn) if (name := volume_of_nqn(nqn))})
 
 
 class LoopFrontend:

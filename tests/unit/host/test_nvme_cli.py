@@ -84,7 +84,10 @@ def test_tree_is_read(tree: Path) -> None:
     assert found.find(NQN, OTHER_UUID) is None
     assert found.find("nqn.other", UUID) is None
     assert found.size_bytes(NQN, UUID) == 64 << 20
-    assert found.connected() == ["nqn.2026-11.storage.quarry:vol:vol-0123456789abcdef0123456789abcdef", "nqn.other"]
+    assert found.connected(HOST_NQN) == [
+        "nqn.2026-11.storage.quarry:vol:vol-0123456789abcdef0123456789abcdef",
+        "nqn.other",
+    ]
 
 
 def test_namespace_of_the_controller_without_multipath(tree: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import FailedPrecondition, Unavailable
-from agent.model import Endpoint, Meta, ReplicaStatus, Tier, Volume, VolumePhase, VolumeSpec, VolumeStatus
+from agent.model import Endpoint, Frontend, Meta, ReplicaStatus, Tier, Volume, VolumePhase, VolumeSpec, VolumeStatus
 from agent.volumes.frontends import NvmeTcpFrontend
+from agent.volumes.node import NodeVolumes
 
 from .test_nvme_cli import HOST_NQN, NQN, UUID, add_controller, add_namespace, calls, host, tree
 
@@ -37,6 +38,21 @@ async def test_there_and_back(tree: Path) -> None:
         await frontend.detach(NAME, None)
     assert await frontend.known() == []
     assert [call.split()[0] for call in calls(tree)] == ["connect", "ns-rescan", "disconnect"]
+
+
+@pytest.mark.parametrize("record", [False, True], ids=["no record of it", "recorded, not published here"])
+async def test_connections_of_another_agent_are_no_leftovers(tree: Path, record: bool) -> None:
+    """Two agents on one machine (or one and the demo): the start of one must not cut what the other has mounted."""
+    another = HOST_NQN.replace("0000", "9999")
+    for number, (nqn, host_nqn) in enumerate(((NQN, another), (NQN.replace("0123", "4567", 1), HOST_NQN))):
+        add_controller(tree, number, nqn)
+        (tree / f"sys/class/nvme/nvme{number}/hostnqn").write_text(host_nqn + "\n")
+    node = NodeVolumes(
+        "node-a", [tree], {Frontend.NVME_TCP: NvmeTcpFrontend(HOST_NQN, host(tree))}, tree.parent / "notes"
+    )
+    released = await node.release_leftovers([volume(REPLICA)] if record else [])
+    assert released == [NAME.replace("0123", "4567", 1)]
+    assert [call for call in calls(tree) if NQN in call.split()] == []
 
 
 async def test_device_is_found_while_the_target_is_away(tree: Path) -> None:
