@@ -60,6 +60,10 @@ class Formatter:
             await filesystem.check(device, wanted.fs_type)
         return found
 
+    async def forget(self, volume: Volume) -> None:
+        """End an intent: from now on the device may hold what its user writes to it, whatever it looks like."""
+        await self._intents.remove(volume.meta.name)
+
     async def _format(self, volume: Volume, device: Path, wanted: Filesystem, *, clear: bool) -> None:
         filesystem_uuid = str(uuid.uuid4())
         name = volume.meta.name

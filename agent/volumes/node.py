@@ -88,6 +88,7 @@ class NodeVolumes:
         async with self._guard.hold(volume.meta.name), self._attached(volume) as device:
             if isinstance(mode, Block):
                 _refuse_filesystem_use(device)
+                await self._formatter.forget(volume)
                 return
             path.make_directory()
             await self._mount(volume, device, path, mode, readonly=readonly or attachment.readonly)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import CommandFailed, FailedPrecondition
-from agent.volumes.node import Filesystem
+from agent.volumes.node import Block, Filesystem
 
 from .conftest import MIB, Machine, have
 
@@ -254,6 +254,21 @@ async def test_mkfs_that_fails_leaves_no_mount_and_may_be_repeated(machine: Mach
         await machine.node().stage(volume, staging, Filesystem(mkfs_options=("-I", "100")))
     assert machine.loops() == machine.mounted() == []
     await machine.node().stage(volume, staging, EXT4)
+
+
+async def test_a_failed_mkfs_and_raw_use_since(machine: Machine) -> None:
+    """What a user of the raw device wrote is no remains of ours, though formatting was begun once."""
+    volume, staging = machine.volume(), machine.path("staging")
+    with pytest.raises(CommandFailed):
+        await machine.node().stage(volume, staging, Filesystem(mkfs_options=("-I", "100")))
+    await machine.node().stage(volume, staging, Block())
+    data_at(5 * MIB)(machine.files[volume.meta.name])
+    data_at(0)(machine.files[volume.meta.name])
+    await machine.node().unstage(volume.meta.name, volume, staging)
+    before = digest(machine.files[volume.meta.name])
+    with pytest.raises(FailedPrecondition, match="unknown kind"):
+        await machine.node().stage(volume, staging, EXT4)
+    assert digest(machine.files[volume.meta.name]) == before
 
 
 async def test_cancelled_stage_converges(machine: Machine) -> None:
