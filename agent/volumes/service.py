@@ -13,7 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from agent.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, OutOfRange, ResourceExhausted, RpcError
+from agent.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    NotFound,
+    OutOfRange,
+    QuarryError,
+    ResourceExhausted,
+    RpcError,
+)
 from agent.model import (
     AccessMode,
     Attachment,
@@ -279,8 +287,10 @@ class VolumeService:
         try:
             return await self._settle(volume)
         except (FailedPrecondition, RpcError):
-            # A final answer means that nothing is left behind: the door stays shut.
-            await self._unpublish(name, node)
+            # A final answer means that nothing is left behind: the door stays shut. One that was open before is not
+            # this call's to shut: the node may have the volume mounted.
+            if present is None:
+                await self._unpublish(name, node)
             raise
 
     async def _unpublish(self, name: str, node: str | None) -> None:
@@ -294,6 +304,8 @@ class VolumeService:
 
     async def _expand(self, name: str, required_bytes: int, limit_bytes: int) -> Volume:
         volume = await self._existing(name)
+        if volume.status.phase is VolumePhase.FAILED:
+            volume = await self._settle(volume)  # refused before more room is promised to a volume without its data
         disk = volume.spec.placement[0].disk
         pool = self._ledger.pool(disk)
         if pool is None:
@@ -315,7 +327,7 @@ class VolumeService:
         self._ledger.reserve(volume.meta.name, disk, size_bytes, volume.spec.provisioning)
         try:
             wanted = await self._store.update(replace(volume, spec=replace(volume.spec, size_bytes=size_bytes)))
-        except Conflict:
+        except QuarryError:
             self._ledger.reserve(volume.meta.name, disk, before, volume.spec.provisioning)
             raise
         try:

@@ -64,3 +64,28 @@ async def test_no_address_to_listen_on(machine: Machine) -> None:
             await csi.call("delete_volume", volume)
         finally:
             await csi.close()
+
+
+async def test_a_repeated_publish_that_is_refused_does_not_shut_the_door(machine: Machine) -> None:
+    """The node has the volume mounted: once the target can listen again, its host has to be let in again."""
+    machine.start_agent()
+    csi = Patient(machine.endpoint)
+    try:
+        await csi.wait_ready()
+        volume = await csi.call("create_volume", "v", 16 * MIB, {"tier": "ssd"})
+        await csi.call("publish", volume, NODE)
+        open_to = (await holdings(machine.target.socket_path)).exports
+        machine.target.kill()
+        with socket.socket() as occupant:
+            occupant.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            occupant.bind((ADDRESS, machine.port))
+            occupant.listen()
+            machine.target.start()
+            with pytest.raises(CallFailed, match="nvmf_port"):
+                await csi.call("publish", volume, NODE)
+            listed = await csi.call("list_volumes")
+            assert [list(entry.status.published_node_ids) for entry in listed.entries] == [[NODE]]
+        await csi.call("publish", volume, NODE)
+        assert (await holdings(machine.target.socket_path)).exports == open_to
+    finally:
+        await csi.close()

@@ -31,11 +31,17 @@ async def test_lost_data_are_not_replaced_by_nothing(machine: Machine) -> None:
         assert found.lvols == [kept]
         assert found.exports[lost] == frozenset(), "nobody may write to a volume without its data"
         await csi.call("unpublish", lost, NODE)
-        for refused in (csi.client.publish(lost, NODE), csi.client.create_volume("lost", 16 * MIB, {"tier": "ssd"})):
+        room = await csi.call("capacity", {"tier": "ssd"})
+        for refused in (
+            csi.client.publish(lost, NODE),
+            csi.client.create_volume("lost", 16 * MIB, {"tier": "ssd"}),
+            csi.client.expand(lost, 1024 * MIB),
+        ):
             with pytest.raises(CallFailed, match="has failed: its data") as failure:
                 await refused
             assert failure.value.code is grpc.StatusCode.FAILED_PRECONDITION
         assert (await holdings(machine.target.socket_path)).lvols == [kept]
+        assert await csi.call("capacity", {"tier": "ssd"}) == room, "room was promised to a volume without its data"
         await csi.call("publish", kept, NODE)
 
         await csi.call("delete_volume", lost)
