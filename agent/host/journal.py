@@ -10,12 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from agent.errors import Unavailable
+
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Journal:
     """Notes by key in one directory. A write or removal that returned survives `kill -9` and power loss.
 
+    Raises Unavailable when the directory cannot be written to (no space left, read-only).
     A key comes from callers, so anything that is no plain name is simply absent; writing under it is a ValueError.
     """
 
@@ -84,3 +87,5 @@ async def _to_the_end(work: Callable[[], None]) -> None:
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+    except OSError as error:
+        raise Unavailable(f"a note cannot be kept: {error.strerror} ({error.filename or 'state folder'})") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import CommandFailed, FailedPrecondition
+from agent.errors import CommandFailed, FailedPrecondition, Unavailable
 from agent.volumes.node import Block, Filesystem
 
 from .conftest import MIB, Machine, have
@@ -253,6 +253,18 @@ async def test_mkfs_that_fails_leaves_no_mount_and_may_be_repeated(machine: Mach
     with pytest.raises(CommandFailed):
         await machine.node().stage(volume, staging, Filesystem(mkfs_options=("-I", "100")))
     assert machine.loops() == machine.mounted() == []
+    await machine.node().stage(volume, staging, EXT4)
+
+
+async def test_an_intent_that_cannot_be_kept_leaves_nothing_behind(machine: Machine) -> None:
+    volume, staging = machine.volume(), machine.path("staging")
+    in_the_way = machine.state / "formatting" / f".{volume.meta.name}.new"
+    in_the_way.mkdir(parents=True)  # stands for a full or read-only filesystem
+    with pytest.raises(Unavailable, match="formatting"):
+        await machine.node().stage(volume, staging, EXT4)
+    assert machine.loops() == machine.mounted() == []
+    assert machine.files[volume.meta.name].stat().st_blocks == 0
+    in_the_way.rmdir()
     await machine.node().stage(volume, staging, EXT4)
 
 
