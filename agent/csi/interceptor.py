@@ -26,13 +26,19 @@ _REPEATABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_E
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Wraps each unary handler; the services below raise errors of the domain only."""
+    """Wraps each unary handler, once; the services below raise errors of the domain only."""
+
+    def __init__(self) -> None:
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any]:
+        known = self._wrapped.get(handler_call_details.method)
+        if known is not None:
+            return known
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler
@@ -41,7 +47,9 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         offered = inspect.iscoroutinefunction(behaviour)  # ours are, those of the generated base classes are not
         wrapped = _guarded(method, behaviour, handler.request_deserializer) if offered else _not_offered(method)
         # Requests arrive as bytes: gRPC itself answers UNKNOWN, with a traceback in the log, to those it cannot parse.
-        return grpc.unary_unary_rpc_method_handler(wrapped, response_serializer=handler.response_serializer)
+        made = grpc.unary_unary_rpc_method_handler(wrapped, response_serializer=handler.response_serializer)
+        self._wrapped[handler_call_details.method] = made
+        return made
 
 
 def _not_offered(method: str) -> _Behaviour:
@@ -92,6 +100,8 @@ def _report(method: str, request: Any, code: grpc.StatusCode, started: float, er
         level = logging.ERROR
     else:
         level = logging.WARNING if code in _REPEATABLE else logging.INFO
+    if not _log.isEnabledFor(level):
+        return
     volume = shorten(getattr(request, "volume_id", "") or getattr(request, "name", ""))
     seconds = time.monotonic() - started
     _log.log(
