@@ -202,5 +202,9 @@ def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Acti
             second.append(AddNamespace(desired.nqn, desired.bdev))
         if desired.listener not in subsystem.listeners:
             second.append(AddListener(desired.nqn, desired.listener))
-    second += [AddHost(desired.nqn, host) for host in sorted(desired.hosts - subsystem.hosts)]
-    return [first, second]
+    entering: list[Action] = [AddHost(desired.nqn, host) for host in sorted(desired.hosts - subsystem.hosts)]
+    if observed.subsystem is None:
+        # Rebuilt under hosts that are trying to reconnect: one that got in and found no namespace would drop the
+        # device under its mounted filesystem. So they are let in once the namespace is known to be there.
+        return [first, second, entering]
+    return [first, second + entering]

@@ -89,6 +89,19 @@ def test_hosts_leave_before_hosts_enter(desired: p.DesiredReplica, observed: p.O
 
 
 @given(desired_replicas, observed_replicas)
+def test_a_host_that_waits_to_reconnect_finds_its_namespace(
+    desired: p.DesiredReplica, observed: p.ObservedReplica
+) -> None:
+    seen = observed
+    for actions in p.plan(desired, observed):
+        if observed.subsystem is None and any(isinstance(action, p.AddHost) for action in actions):
+            assert seen.subsystem is not None
+            assert seen.lvol is not None
+            assert seen.subsystem.namespace == seen.lvol.uuid
+        seen = run((actions,), seen)
+
+
+@given(desired_replicas, observed_replicas)
 def test_data_is_deleted_only_when_asked_and_never_under_a_host(
     desired: p.DesiredReplica, observed: p.ObservedReplica
 ) -> None:
