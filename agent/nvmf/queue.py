@@ -37,6 +37,7 @@ class _Pending:
     answered: asyncio.Future[Completion]
     outgoing: Buffer
     incoming: int
+    asked: int = 0
     whole: bytes = b""
     parts: bytearray = field(default_factory=bytearray)
     intact: bool = True
@@ -111,7 +112,12 @@ class Queue:
         if self._receiver is not None:
             self._receiver.cancel()
         with contextlib.suppress(OSError):
-            self._writer.close()
+            if self._writer.transport.get_write_buffer_size():
+                # What was not sent must not reach the controller after its command has failed here, and a controller
+                # that does not read would hold up the close for ever.
+                self._writer.transport.abort()
+            else:
+                self._writer.close()
         for pending in self._pending.values():
             self._slots.release()
             if not pending.answered.done():
@@ -204,7 +210,8 @@ class Queue:
     def _send_data(self, wanted: Transfer, pdu: Pdu) -> None:
         pending = self._find(wanted.cid, pdu)
         end = wanted.offset + wanted.length
-        if wanted.length == 0 or end > len(pending.outgoing):
+        pending.asked += wanted.length  # each byte may be asked for once, or the buffer to the controller has no bound
+        if wanted.length == 0 or max(end, pending.asked) > len(pending.outgoing):
             raise ProtocolError(FatalError.OUT_OF_RANGE, f"R2T for command {wanted.cid} out of range", 12, pdu.header)
         data = memoryview(pending.outgoing)
         for offset in range(wanted.offset, end, self._max_h2c):

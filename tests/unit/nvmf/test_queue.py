@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agent.errors import Unavailable
+from agent.errors import DeadlineExceeded, Unavailable
 from agent.nvmf import pdu as pdus
 from agent.nvmf.command import AdminOpcode, Command, Completion, IoOpcode
 from agent.nvmf.failure import ConnectionLost
@@ -230,3 +230,36 @@ async def test_an_unusable_initialization_is_unavailable(answer: Initialization)
     with pytest.raises(Unavailable, match="unusable ICResp"):
         async with scripted(play, answer=answer):
             pass
+
+
+async def test_a_controller_that_stopped_reading_does_not_hold_up_the_close() -> None:
+    over = asyncio.Event()
+
+    async def play(script: Script) -> None:
+        command = await script.command()
+        script.send(PduType.R2T, Transfer(command.cid, 5, 0, 16 << 20).pack())
+        await over.wait()
+        script.writer.transport.abort()
+
+    async with scripted(play) as queue:
+        try:
+            with pytest.raises(DeadlineExceeded):
+                await queue.submit(Command(IoOpcode.WRITE, 1), bytes(16 << 20), timeout_s=0.3)
+            async with asyncio.timeout(2):
+                await queue.wait_closed()
+        finally:
+            over.set()
+
+
+async def test_a_controller_may_ask_for_each_byte_once() -> None:
+    async def play(script: Script) -> None:
+        command = await script.command()
+        for _ in range(2):
+            script.send(PduType.R2T, Transfer(command.cid, 5, 0, 4096).pack())
+        while (pdu := await script.receive()).type is PduType.H2C_DATA:
+            pass
+        assert pdu.type is PduType.H2C_TERM_REQ
+
+    async with scripted(play) as queue:
+        with pytest.raises(ConnectionLost):
+            await queue.submit(Command(IoOpcode.WRITE, 1), bytes(4096), timeout_s=2)
