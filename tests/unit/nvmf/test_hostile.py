@@ -368,3 +368,23 @@ def test_any_bytes_leave_the_target_serving(
             await _still_serves(target)
 
     asyncio.run(attack())
+
+
+async def test_a_write_that_was_taken_runs_to_its_end_when_its_host_breaks_the_protocol() -> None:
+    """Half done, it would leave the members of a mirror different."""
+    async with exported() as target, raw_host(target) as admin, raw_host(target) as host:
+        await admin.initialize()
+        cntlid = (await admin.connect()).result & 0xFFFF
+        await admin.enable()
+        await host.initialize()
+        assert (await host.connect(1, cntlid)).status == 0
+        target.bdev.gate.clear()
+        command = Command(IoOpcode.WRITE, 1, cid=3, sgl_type=SGL_IN_CAPSULE, sgl_length=4096)
+        host.send(PduType.CAPSULE_CMD, command.pack(), b"half" * 1024)
+        host.raw(_common(0x77, 0, 8, 0, 8))
+        assert (await host.receive()).type is PduType.C2H_TERM_REQ
+        target.bdev.gate.set()
+        await until(lambda: target.bdev.content[:4096] == b"half" * 1024)
+        host.writer.write_eof()
+        async with asyncio.timeout(5):
+            assert await host.reader.read() == b""  # no answer behind the TermReq

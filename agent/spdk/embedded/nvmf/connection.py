@@ -71,6 +71,7 @@ class Connection:
         self._connected = asyncio.Event()
         self._finished = asyncio.Event()
         self._closed = False
+        self._silent = False
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -134,8 +135,7 @@ class Connection:
         """Send C2HTermReq and let the host close first, so that it can read why."""
         if self._closed:
             return
-        for task in self._running:
-            task.cancel()
+        self._silent = True  # nothing may follow the TermReq; I/O still runs to its end, half a mirror must not have it
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(_LINGER_S):
                 self._writer.write(pdus.encode_termination(PduType.C2H_TERM_REQ, error))
@@ -246,7 +246,7 @@ class Connection:
             await self._writer.drain()
 
     def _answer(self, completion: Completion, data: bytes = b"", length: int = 0) -> None:
-        if self._closed:
+        if self._closed or self._silent:
             return
         self._outstanding -= 1
         self._sq_head = (self._sq_head + 1) % max(self._queue_size, 2)
