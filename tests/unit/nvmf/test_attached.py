@@ -236,3 +236,49 @@ async def test_options_set_the_defaults(host: Attaching) -> None:
         with pytest.raises(RpcFault) as late:
             await host.call("bdev_nvme_set_options")
         assert late.value.code == -errno.EPERM
+
+
+async def _connecting(target: Exported) -> None:
+    """Return at the very moment in which the target has taken the admin queue."""
+    async with asyncio.timeout(5):
+        while not target.subsystem.controllers:  # noqa: ASYNC110 - each turn of the loop counts
+            await asyncio.sleep(0)
+
+
+async def test_detaching_what_is_still_being_attached(host: Attaching) -> None:
+    async with exported() as target:
+        attaching = asyncio.create_task(host.attach(target))
+        await _connecting(target)
+        assert await host.call("bdev_nvme_detach_controller", name="r") is True
+        with pytest.raises(RpcFault):
+            await attaching
+        assert host.bdev() is None
+        await until(lambda: not target.subsystem.controllers)
+        assert await host.attach(target) == ["rn1"]
+
+
+async def test_detaching_at_any_moment_of_a_reconnection_leaves_no_connection(host: Attaching) -> None:
+    async with exported() as target:
+        for steps in range(0, 150):
+            await host.attach(target, ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1)
+            (cut,) = target.subsystem.controllers.values()
+            cut.disconnect("cut by the test")
+            await _connecting(target)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await host.call("bdev_nvme_detach_controller", name="r")
+            await until(lambda: not target.subsystem.controllers)
+
+
+async def test_io_that_waited_fails_when_the_namespace_is_gone_afterwards(host: Attaching) -> None:
+    async with exported() as target:
+        await host.attach(target, ctrlr_loss_timeout_sec=-1, reconnect_delay_sec=1)
+        address = target.address
+        target.subsystem.remove_listener(address)
+        await target.target.ports.release(address)
+        write = asyncio.create_task(host.bdev().write(0, bytes(4096)))
+        target.subsystem.remove_namespace(1)
+        await target.target.ports.acquire(address)
+        target.subsystem.add_listener(address, AnaState.OPTIMIZED)
+        with pytest.raises(IoFailure):
+            await asyncio.wait_for(write, 5)

@@ -134,7 +134,9 @@ class RemoteController:
         try:
             self._ana = await controller.ana_states()
             namespaces = await controller.namespaces()
-        except (QuarryError, ValueError):
+            if self.state is State.DELETING:
+                raise Unavailable(f"{self.name} was detached while it was being attached")
+        except BaseException:  # also when cancelled: nobody else knows of the connection
             await controller.close()
             raise
         self.controller = controller
@@ -269,6 +271,8 @@ class RemoteController:
             except (Unavailable, DeadlineExceeded) as error:
                 if controller is self.controller and controller.connected:
                     raise IoFailure(errno.EIO, str(error)) from error
+            except QuarryError as error:  # e.g. the namespace is gone
+                raise IoFailure(errno.EIO, str(error)) from error
 
     async def _usable(self) -> Controller:
         """The connected controller; waits for a reconnection unless I/O has to fail now."""

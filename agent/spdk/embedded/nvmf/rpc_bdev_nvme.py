@@ -113,11 +113,11 @@ class BdevNvmeMethods:
         try:
             return await remote.attach()
         except (QuarryError, ValueError) as error:
-            self._forget(params.name)
+            self._drop(remote)
             await remote.detach()
             raise RpcFault(-errno.EIO) from error
         except BaseException:
-            self._forget(params.name)
+            self._drop(remote)
             raise
 
     async def detach(self, params: DetachController) -> bool:
@@ -184,6 +184,11 @@ class BdevNvmeMethods:
             "warning_temperature_time_minutes": health.warning_minutes,
             "critical_composite_temperature_time_minutes": health.critical_minutes,
         }
+
+    def _drop(self, remote: RemoteController) -> None:
+        """Forget it, unless it was detached meanwhile and another one has its name."""
+        if self._controllers.get(remote.name) is remote:
+            self._forget(remote.name)
 
     def _forget(self, name: str) -> None:
         self._controllers.pop(name, None)
