@@ -157,6 +157,8 @@ class RaidBdev(Bdev):
                     await self._copy(rebuild, rebuild.done_blocks * self.block_size, blocks * self.block_size)
                     rebuild.done_blocks += blocks
                 await asyncio.sleep(0)
+            if rebuild.member.bdev is not None:  # what the others have made durable is durable here too
+                await rebuild.member.bdev.flush()
         except IoFailure as error:
             log.warning("raid %s: rebuild of %s failed: %s", self.name, rebuild.member.name, error)
             self.rebuild = None
@@ -201,8 +203,9 @@ class RaidBdev(Bdev):
         await self._everywhere(lambda bdev: bdev.flush())
 
     async def _everywhere(self, operation: Callable[[Bdev], Awaitable[None]]) -> None:
-        """Run on all members; one that fails leaves the raid as long as another one succeeded."""
+        """Run on all members; one that fails leaves the raid as long as another one in sync succeeded."""
         await self._gate.enter()
+        rebuild = self.rebuild
         try:
             targets = [(member, member.bdev) for member in self.present if member.bdev is not None]
             results = await asyncio.gather(*(operation(bdev) for _, bdev in targets), return_exceptions=True)
@@ -211,7 +214,11 @@ class RaidBdev(Bdev):
                 for (member, bdev), error in zip(targets, results, strict=True)
                 if isinstance(error, BaseException)
             ]
-            if len(failed) == len(targets):
+            behind = rebuild.member if rebuild is not None and rebuild.done_blocks < self.num_blocks else None
+            kept = len(targets) - len(failed)
+            if behind is not None and any(member is behind for member, _ in targets):
+                kept -= not any(member is behind for member, _, _ in failed)
+            if kept == 0:  # what only a member has that is not rebuilt yet would be lost with the last one in sync
                 raise failed[0][2] if failed else IoFailure(errno.EIO, f"raid {self.name} has no member")
             for member, bdev, error in failed:
                 if not isinstance(error, IoFailure):

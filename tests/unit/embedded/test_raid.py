@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from agent.spdk.embedded.bdev import IoFailure
+from agent.spdk.embedded.filebdev import MallocBdev
 from agent.spdk.embedded.rpc import RpcFault
 
 from .conftest import MIB, Machine
@@ -205,3 +207,37 @@ async def test_what_is_refused_leaves_no_claim(machine: Machine, params: dict[st
     assert refused.value.code == code
     assert [bdev.claimed_by for bdev in machine.bdevs.all()] == [None] * 3
     assert await machine.call("bdev_raid_get_bdevs", category="all") == []
+
+
+async def test_a_write_that_only_an_unfinished_member_took_has_failed(machine: Machine) -> None:
+    await machine.pool(size_bytes=6 * MIB)
+    await machine.call("bdev_lvol_create", lvol_name="v", size_in_mib=8, lvs_name="pool", thin_provision=True)
+    await memory(machine, "m")
+    await machine.call("bdev_raid_create", name="r", raid_level="raid1", base_bdevs=["pool/v", "m"])
+    bdev = machine.bdev("r")
+    await bdev.write(0, bytes(await machine.free_clusters() * MIB))
+    await machine.call("bdev_raid_remove_base_bdev", name="m")
+    await machine.call("bdev_raid_set_options", process_window_size_kb=4)
+    await memory(machine, "c")
+    await machine.call("bdev_raid_add_base_bdev", raid_bdev="r", base_bdev="c")
+    with pytest.raises(IoFailure):
+        await bdev.write(SIZE - BLOCK, b"x" * BLOCK)
+    assert machine.bdev("r") is bdev
+    assert (await raid(machine))["base_bdevs_list"][0]["is_configured"]
+
+
+class CountingDisk(MallocBdev):
+    flushes = 0
+
+    async def do_flush(self) -> None:
+        self.flushes += 1
+
+
+async def test_a_rebuilt_member_is_flushed_before_it_counts(machine: Machine) -> None:
+    await mirror(machine, "a", "b")
+    await machine.call("bdev_raid_remove_base_bdev", name="b")
+    disk = CountingDisk("c", str(uuid4()), BLOCK, SIZE // BLOCK)
+    machine.bdevs.add(disk)
+    await machine.call("bdev_raid_add_base_bdev", raid_bdev="r", base_bdev="c")
+    await rebuilt(machine)
+    assert disk.flushes == 1
