@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from pathlib import Path
 
 import pytest
 
 from agent.spdk.embedded.bdev import IoFailure
+from agent.spdk.embedded.lvs.datafile import FileCache
+from agent.spdk.embedded.lvs.lvol import LvolBdev
+from agent.spdk.embedded.lvs.records import LvolRecord
 from agent.spdk.embedded.rpc import RpcFault
 
 from .conftest import MIB, Machine
@@ -294,3 +298,57 @@ async def test_a_disk_removed_during_a_snapshot_leaves_no_half_snapshot(machine:
     await machine.reopen()
     assert (await machine.lvols()).keys() == {"v"}
     assert await machine.bdev("pool/v").read(5 * MIB, MIB) == pattern(5, MIB)
+
+
+async def test_a_write_held_back_by_qos_does_not_land_behind_the_end_of_a_smaller_lvol(machine: Machine) -> None:
+    await machine.pool()
+    await lvol(machine)
+    bdev = machine.bdev("pool/v")
+    await machine.call("bdev_set_qos_limit", name="pool/v", w_mbytes_per_sec=1)
+    await bdev.write(0, bytes(MIB // 4))
+    late = asyncio.create_task(bdev.write(3 * MIB, pattern(1)))
+    await asyncio.sleep(0)
+    await machine.call("bdev_lvol_resize", name="pool/v", size_in_mib=2)
+    with pytest.raises(IoFailure):
+        await late
+    await machine.call("bdev_lvol_resize", name="pool/v", size_in_mib=4)
+    assert await bdev.read(3 * MIB, BLOCK) == bytes(BLOCK)
+
+
+class SlowPool:
+    """The pool of one lvol whose metadata take until `durable` is set."""
+
+    uuid, name, base_name, cluster_bytes = "u", "pool", "disk", CLUSTER
+
+    def __init__(self) -> None:
+        self.files = FileCache()
+        self.durable = asyncio.Event()
+
+    def allocate(self, lvol: LvolRecord, clusters: list[int]) -> bool:
+        for cluster in clusters:
+            lvol.own.add(cluster)
+        return True
+
+    def release(self, lvol: LvolRecord, clusters: list[int]) -> None:
+        raise NotImplementedError
+
+    def relatives(self, lvol: LvolRecord) -> tuple[str | None, list[str]]:
+        return None, []
+
+    async def commit(self) -> None:
+        await self.durable.wait()
+
+
+async def test_no_flush_ends_before_the_metadata_are_durable(tmp_path: Path) -> None:
+    pool, path = SlowPool(), tmp_path / "data"
+    path.write_bytes(b"")
+    bdev = LvolBdev(pool, LvolRecord("11111111-2222-3333-4444-555555555555", "v", 1, 4, True), path, BLOCK)
+    await bdev.write(0, pattern(1))
+    flushes = {asyncio.create_task(bdev.flush()) for _ in range(3)}
+    done, _ = await asyncio.wait(flushes, timeout=0.1)
+    assert not done
+    pool.durable.set()
+    await asyncio.gather(*flushes)
+    pool.durable.clear()
+    await asyncio.wait_for(bdev.flush(), 2)  # nothing new
+    pool.files.close()

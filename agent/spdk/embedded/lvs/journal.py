@@ -74,6 +74,8 @@ class Journal:
         self._sync_waiting: asyncio.Task[None] | None = None
         self.records = records
         self.size = size
+        self.files_added = False
+        """Set it when a record speaks of a new file beside the journal: its name is durable with the next `commit`."""
 
     @classmethod
     def create(cls, path: Path, first: dict[str, Any]) -> Journal:
@@ -83,7 +85,7 @@ class Journal:
         journal = cls(path, fd, 0, 0)
         journal.append(first)
         os.fsync(fd)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return journal
 
     @classmethod
@@ -132,7 +134,13 @@ class Journal:
         if previous is not None:
             await asyncio.wait({previous})
         self._sync_running, self._sync_waiting = self._sync_waiting, None
-        await asyncio.to_thread(os.fdatasync, self._fd)
+        directory, self.files_added = self.files_added, False
+        await asyncio.to_thread(self._sync, self._fd, directory)
+
+    def _sync(self, fd: int, directory: bool) -> None:
+        if directory:
+            sync_directory(self._path.parent)
+        os.fdatasync(fd)
 
     async def settle(self) -> None:
         """Wait until no flush is under way; the file may be replaced or closed until the next `await`."""
@@ -154,9 +162,9 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        _sync_directory(self._path.parent)
-        os.close(self._fd)
+        os.close(self._fd)  # the old file has no name any more, whatever happens next
         self._fd, self.records, self.size = fd, len(lines), sum(map(len, lines))
+        sync_directory(self._path.parent)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -164,7 +172,8 @@ class Journal:
             self._fd = -1
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in the directory durable. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -63,7 +63,8 @@ class LvolBdev(Bdev):
         self.snapshot = False
         """Whether the target calls it a snapshot: made as one, or something was cloned from it; not remembered."""
         self._pool = pool
-        self._metadata_dirty = False
+        self._changes = 0
+        self._durable_changes = 0
 
     @property
     def supported_io(self) -> frozenset[str]:
@@ -91,34 +92,43 @@ class LvolBdev(Bdev):
             return await off_loop(length, lambda: read_exactly(fd, offset, length))
 
     async def do_write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        await self._change(len(data), lambda fd: write_fully(fd, offset, data), allocate=(offset, len(data)))
+        extent = (offset, len(data))
+        await self._change(extent, lambda fd: write_fully(fd, offset, data), cost=len(data), allocate=extent)
 
     async def do_write_zeroes(self, offset: int, length: int) -> None:
         # What a thin lvol without a parent never wrote is zero already: the real one does not allocate for it either.
         sparse = self.record.thin and self.record.parent is None
         allocate = (offset, 0) if sparse else (offset, length)
-        await self._change(0, lambda fd: punch_hole(fd, offset, length), allocate=allocate)
+        await self._change((offset, length), lambda fd: punch_hole(fd, offset, length), allocate=allocate)
 
     async def do_unmap(self, offset: int, length: int) -> None:
         def unmap(fd: int) -> None:
             punch_hole(fd, offset, length)
             self._release(offset, length)
 
-        await self._change(0, unmap, allocate=(offset, 0))
+        await self._change((offset, length), unmap, allocate=(offset, 0))
 
     async def do_flush(self) -> None:
         with self._pool.files.open(self.path) as fd:
             await asyncio.to_thread(os.fdatasync, fd)
-        if self._metadata_dirty:
-            self._metadata_dirty = False
+        changes = self._changes
+        if changes > self._durable_changes:
             await self._pool.commit()
+            self._durable_changes = max(self._durable_changes, changes)
 
-    async def _change(self, cost: int, work: Callable[[int], None], *, allocate: tuple[int, int]) -> None:
-        """Run `work` on the data file once writes may pass and the clusters of `allocate` (offset, length) are ours."""
+    async def _change(
+        self, extent: tuple[int, int], work: Callable[[int], None], *, allocate: tuple[int, int], cost: int = 0
+    ) -> None:
+        """Run `work` on `extent` of the data file once writes may pass and the clusters of `allocate` are ours.
+
+        Both are (offset, length) in bytes; `cost` is how much `work` moves.
+        """
         await self.gate.enter()
         try:
             if self.removed:
                 raise IoFailure(errno.ENODEV, f"lvol {self.name} was deleted")
+            if self.read_only or sum(extent) > self.record.clusters * self._pool.cluster_bytes:
+                raise IoFailure(errno.EROFS if self.read_only else errno.EIO, f"lvol {self.name} changed meanwhile")
             self._allocate(*allocate)
             with self._pool.files.open(self.path) as fd:
                 await off_loop(cost, lambda: work(fd))
@@ -132,7 +142,7 @@ class LvolBdev(Bdev):
             return
         if not self._pool.allocate(self.record, missing):
             raise IoFailure(errno.ENOSPC, f"no free cluster in lvstore {self._pool.name}")
-        self._metadata_dirty = True
+        self._changes += 1
 
     def _release(self, offset: int, length: int) -> None:
         """Whole clusters of a thin lvol that has no parent go back to the pool, as in the real one."""
@@ -142,4 +152,4 @@ class LvolBdev(Bdev):
         whole = range(-(-offset // size), (offset + length) // size)
         if owned := [cluster for cluster in whole if cluster in self.record.own]:
             self._pool.release(self.record, owned)
-            self._metadata_dirty = True
+            self._changes += 1

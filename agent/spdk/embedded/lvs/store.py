@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 from agent.spdk.embedded.bdev import BdevRegistry, ClaimType
 from agent.spdk.embedded.filebdev import FdBdev
 from agent.spdk.embedded.lvs import datafile, records
-from agent.spdk.embedded.lvs.journal import Journal, JournalDamaged
+from agent.spdk.embedded.lvs.journal import Journal, JournalDamaged, sync_directory
 from agent.spdk.embedded.lvs.layout import Layout, clear_superblock, write_superblock
 from agent.spdk.embedded.lvs.lvol import LvolBdev
 from agent.spdk.embedded.lvs.records import LvolRecord, StoreRecord
@@ -65,6 +65,8 @@ class Lvstore:
         directory.mkdir(parents=True)
         record = StoreRecord(str(uuid), name, layout)
         journal = Journal.create(directory / JOURNAL_NAME, records.change(store=record))
+        for made in (parent, parent.parent):
+            sync_directory(made)
         write_superblock(base.fd, uuid, layout)
         store = cls(registry, base, directory, journal, record)
         base.claim("lvol", ClaimType.READ_MANY_WRITE_ONE)
@@ -209,6 +211,7 @@ class Lvstore:
         self._journal.append(records.change(put, drop))
         for record in put:
             known = self.lvols.get(record.uuid)
+            self._journal.files_added |= known is None
             self._account(known.record if known else None, record)
             if known is not None:
                 known.record = record
