@@ -96,7 +96,7 @@ class Standalone:
         pools = Pools(self.rpc, store, ledger, settings.node_name, settings.pool)
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
         self.volumes = VolumeService(store, ledger, reconciler, guard, lambda: self.keeper.state, self._local_file)
-        self._closers.push_async_callback(self.volumes.drain)
+        self._closers.push_async_callback(self.volumes.drain, STOP_GRACE_S)
         self._closers.push_async_callback(self.keeper.stop)
         await self.keeper.start()
         await self.rpc.start()
@@ -153,6 +153,13 @@ class Standalone:
         """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
         settings = self.settings
         known = await store.get(StorageNode, settings.node_name)
+        others = [each.meta.name for each in await store.list(StorageNode) if each.meta.name != settings.node_name]
+        if others:
+            # Volumes and disks are recorded as this other node's: under a new name none of them would be served.
+            raise FailedPrecondition(
+                f"the state folder {settings.state_dir} is that of node {others[0]}, not of {settings.node_name}: "
+                f"give --node-name {others[0]}, or another --state-dir"
+            )
         host_nqn = known.status.host_nqn if known else f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
         status = StorageNodeStatus(
             addresses=(settings.nvmf_address,),

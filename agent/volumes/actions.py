@@ -12,6 +12,13 @@ from agent.volumes import plan as p
 MODEL_NUMBER = "Quarry volume"
 NAMESPACE_ID = 1
 
+DELETE_TIMEOUT_S = 600.0
+"""How long deleting an lvol may take: all that was written to it is zeroed (decision 0003).
+
+Its bdev is gone at once, so a call given up earlier would pass for done when repeated, and a target that died then
+would come back with an lvol that nobody deletes any more.
+"""
+
 
 async def run(rpc: Rpc, action: p.Action) -> str:
     """Issue the call of `action`; returns the UUID of a created lvol, else an empty string."""
@@ -20,7 +27,7 @@ async def run(rpc: Rpc, action: p.Action) -> str:
             # Zeroed when freed: SPDK hands clusters on as they are, with what the last volume wrote (decision 0003).
             return await lvol.create(rpc, pool, name, size_bytes, thin=thin, clear_method="write_zeroes")
         case p.DeleteLvol(name):
-            await lvol.delete(rpc, name)
+            await lvol.delete(rpc, name, timeout_s=DELETE_TIMEOUT_S)
         case p.ResizeLvol(name, size_bytes):
             await lvol.resize(rpc, name, size_bytes)
         case p.SetQos(name, qos):

@@ -172,14 +172,15 @@ class TargetKeeper:
         self._reconciler.reset(observed)
         volumes = await self._store.list(Volume)
         await self._drop_foreign_exports(observed, volumes)
-        failed = await self._settle_all(each.meta.name for each in volumes)
+        failed = await self._settle_all(each.meta.name for each in volumes if not each.meta.deleting)
         if self._serving is not TargetState.STARTING:
             raise TransportClosed("the connection was lost while the target was being rebuilt")
         self._serving = TargetState.READY
         self._ready.set()
         seconds = time.monotonic() - started
         self.last_recovery = Recovery(len(volumes), len(failed), seconds)
-        self._failed = failed
+        # Deleting may take minutes (clusters are zeroed): it comes after everything that somebody waits for.
+        self._failed = failed | {each.meta.name for each in volumes if each.meta.deleting}
         self._report_orphans(observed, volumes)
         log.info(
             "target ready: %d disks, %d volumes in %.3f s, %d failed", len(disks), len(volumes), seconds, len(failed)
@@ -222,6 +223,9 @@ class TargetKeeper:
 
         async def settle_one(name: str) -> None:
             async with slots:
+                if self._reconciler.observed is None:
+                    failed.add(name)  # the connection is lost: each would wait for the next one, one after the other
+                    return
                 try:
                     async with self._guard.hold(name, wait_s=self._settings.rpc.call_timeout_s):
                         volume = await self._store.get(Volume, name)

@@ -145,9 +145,13 @@ class VolumeService:
         """Grow a volume to at least `required_bytes`, online. Never shrinks."""
         return await self._uninterrupted(volume_id, lambda: self._expand(volume_id, required_bytes, limit_bytes))
 
-    async def drain(self) -> None:
-        """Wait for the operations in flight; called at shutdown."""
-        await asyncio.gather(*self._operations, return_exceptions=True)
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for the operations in flight, at most `timeout_s` seconds; called at shutdown.
+
+        One that takes longer (a deletion that zeroes much) ends with the connection and is taken up at the next start.
+        """
+        if self._operations:
+            await asyncio.wait(self._operations, timeout=timeout_s)
 
     # --- inside ----------------------------------------------------------------------------------------------
 
