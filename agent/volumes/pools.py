@@ -99,17 +99,22 @@ class Pools:
         if disk.status.phase is not DiskPhase.FORMATTING:
             await asyncio.to_thread(files.require_blank, Path(disk.status.path))
             formatting = replace(disk, status=replace(disk.status, phase=DiskPhase.FORMATTING, message=""))
-            await self._store.update(formatting)
+            disk = await self._store.update(formatting)
         log.info("creating pool %s on %s", disk.pool_name, disk.status.path)
-        await lvol.create_lvstore(
-            self._rpc,
-            disk.bdev_name,
-            disk.pool_name,
-            cluster_bytes=self._settings.cluster_bytes,
-            md_ratio=metadata_ratio(disk.status.size_bytes, self._settings),
-            clear_method="none",
-            timeout_s=LOAD_TIMEOUT_S,
-        )
+        try:
+            await lvol.create_lvstore(
+                self._rpc,
+                disk.bdev_name,
+                disk.pool_name,
+                cluster_bytes=self._settings.cluster_bytes,
+                md_ratio=metadata_ratio(disk.status.size_bytes, self._settings),
+                clear_method="none",
+                timeout_s=LOAD_TIMEOUT_S,
+            )
+        except RpcError:
+            # Answered: nothing is half done. The mark would let whatever comes onto the disk later be overwritten.
+            await self._store.update(replace(disk, status=replace(disk.status, phase=DiskPhase.FAILED)))
+            raise
 
     async def _record(self, disk: Disk, info: lvol.LvstoreInfo) -> Disk:
         pool = PoolStatus(

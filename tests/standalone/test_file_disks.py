@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import FileDisk, Settings
+from agent.config import FileDisk, PoolSettings, Settings
 from agent.csi.client import CallFailed, CsiClient
 from agent.daemon import Standalone
 from agent.disks import files
@@ -143,3 +143,22 @@ def test_a_missing_file_is_made_sparse_and_kept_on_repetition(folder: Path) -> N
     assert (folder / "d0.img").stat().st_size == 4 << 30
     assert (folder / "d0.img").stat().st_blocks == 0
     assert files.prepare(wanted, "node-a") == first
+
+
+async def test_a_refused_creation_gives_no_right_to_what_comes_later(settings: Make, folder: Path) -> None:
+    """The target refused to make the pool; whatever is put on the disk since is somebody's data."""
+    given = settings(f"{folder}/d0.img:128MiB:ssd")
+    too_coarse = given.model_copy(update={"pool": PoolSettings(cluster_bytes=1 << 30)})
+    async with Standalone(too_coarse) as agent:
+        await agent.wait_ready(30)
+    file = folder / "d0.img"
+    assert (await disks(given))[str(file)].status.phase is DiskPhase.FAILED
+    sparse(file)
+    with_a_byte_at(MIB)(file)
+    before = digest(file)
+    async with Standalone(given) as agent:
+        await agent.wait_ready(30)
+    disk = (await disks(given))[str(file)]
+    assert disk.status.phase is DiskPhase.FAILED
+    assert "already carries data" in disk.status.message
+    assert digest(file) == before
