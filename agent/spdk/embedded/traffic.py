@@ -145,9 +145,11 @@ class Traffic:
     """The last one enabled; it counts while `tallying`."""
     tallying: bool = False
     _buckets: tuple[tuple[frozenset[IoKind], Bucket, bool], ...] = ()
+    _replaced: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the buckets are not the ones in force any more."""
 
     def limit(self, limits: RateLimits) -> None:
-        """Enforce `limits` from the next operation on."""
+        """Enforce `limits` from now on, also on operations that wait."""
         both, reads, writes = (
             frozenset({IoKind.READ, IoKind.WRITE}),
             frozenset({IoKind.READ}),
@@ -161,16 +163,24 @@ class Traffic:
         )
         self._buckets = tuple((kinds, Bucket(rate), by_bytes) for kinds, rate, by_bytes in wanted if rate)
         self.limits, self.limited = limits, limits.any
+        self._replaced.set()
+        self._replaced = asyncio.Event()
 
     async def admit(self, kind: IoKind, length: int) -> None:
         """Wait until an operation of this kind and length may start."""
+        while (delay := self._delay_s(kind, length)) > 0:
+            try:
+                async with asyncio.timeout(delay):
+                    await self._replaced.wait()
+            except TimeoutError:
+                return
+
+    def _delay_s(self, kind: IoKind, length: int) -> float:
         now = time.monotonic()
         delays = [
             bucket.delay_s(length if by_bytes else 1, now) for kinds, bucket, by_bytes in self._buckets if kind in kinds
         ]
-        delay = max(delays, default=0.0)
-        if delay > 0:
-            await asyncio.sleep(delay)
+        return max(delays, default=0.0)
 
     def begin(self) -> int:
         return time.monotonic_ns()

@@ -226,3 +226,17 @@ async def test_histograms_count_every_operation_while_enabled(machine: Machine) 
     await machine.call("bdev_enable_histogram", name="m", enable=False)
     await bdev.read(0, BLOCK)
     assert await total() == 0
+
+
+async def test_writes_that_wait_follow_a_limit_that_is_changed(machine: Machine) -> None:
+    await machine.call("bdev_malloc_create", name="m", num_blocks=64 * MIB // 4096, block_size=4096)
+    bdev = machine.bdev("m")
+    end = bdev.subscribe(lambda *_: None)
+    await machine.call("bdev_set_qos_limit", name="m", w_mbytes_per_sec=1)
+    writes = asyncio.gather(*(bdev.write(number * MIB, bytes([number]) * MIB) for number in range(30)))
+    await asyncio.sleep(0)
+    await machine.call("bdev_set_qos_limit", name="m", w_mbytes_per_sec=100)
+    async with asyncio.timeout(5):
+        await writes
+    assert await bdev.read(29 * MIB, MIB) == bytes([29]) * MIB
+    end()
