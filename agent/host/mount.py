@@ -125,7 +125,12 @@ async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bo
             await _run_on(target, ["-o", "bind", "--", origin])
     # A second step, which after a crash between the two may be missing. By name: it is a mount point, so it is no link.
     if readonly and not wanted.readonly and not (existing and existing.readonly):
-        await process.run(["mount", "-o", "remount,bind,ro", "--", str(target)], timeout_s=MOUNT_TIMEOUT_S)
+        try:
+            await process.run(["mount", "-o", "remount,bind,ro", "--", str(target)], timeout_s=MOUNT_TIMEOUT_S)
+        except CommandFailed:
+            if existing is None:  # a final error must leave nothing behind, least of all something writable
+                await ensure_unmounted(target.real)
+            raise
 
 
 async def ensure_node_bound(device: Path, target: CheckedPath) -> None:
