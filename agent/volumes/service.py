@@ -196,10 +196,13 @@ class VolumeService:
             existing = None
         if existing is not None:
             _require_same(existing, request)
-            return await self._settle(existing)
+            if existing.status.replicas:
+                return await self._settle(existing)
         refused: set[str] = set()
+        # One that was recorded and never made holds nothing, and has its disk no more for sure than a new one.
+        begun = existing
         while True:
-            volume = await self._record(name, request, frozenset(refused))
+            volume, begun = begun or await self._record(name, request, frozenset(refused)), None
             try:
                 return await self._settle(volume)
             except (ResourceExhausted, FailedPrecondition, RpcError) as error:

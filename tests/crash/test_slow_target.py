@@ -10,9 +10,15 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from agent.config import Settings, load_settings
-from agent.csi.client import CsiClient
+import grpc
+import pytest
+
+from agent.config import FileDisk, Settings, load_settings
+from agent.csi.client import CallFailed, CsiClient
 from agent.daemon import Standalone
+from agent.model import POOL_PREFIX
+from agent.spdk import lvol
+from agent.spdk.client import Client
 
 from .machine import ADDRESS, NODE, Machine, holdings
 
@@ -160,3 +166,29 @@ async def test_a_connection_lost_in_the_middle_of_the_rebuild(machine: Machine) 
         await agent.wait_ready(60)
         assert time.monotonic() - started < 5, "volumes were waited for one after the other"
         assert sorted((await holdings(machine.target.socket_path)).exports) == sorted(names)
+
+
+async def test_a_creation_begun_earlier_may_still_go_to_another_disk(machine: Machine) -> None:
+    """The first call ends without an answer; when it is repeated its disk has been filled."""
+    relay = Relay(machine.target.socket_path, machine.folder / "relay.sock")
+    disks = (f"{machine.disk}:1GiB:ssd", f"{machine.folder}/d1.img:1GiB:ssd")
+    given = settings(machine, relay, rpc={"call_timeout_s": 0.5}).model_copy(
+        update={"file_disks": tuple(FileDisk.parse(each) for each in disks)}
+    )
+    thick = {"tier": "ssd", "provisioning": "thick"}
+    async with relay.serving(), Standalone(given) as agent, CsiClient(machine.endpoint) as client:
+        await agent.wait_ready(30)
+        relay.delays = {"bdev_lvol_create": 3600}
+        with pytest.raises(CallFailed) as failure:
+            await client.create_volume("v", 600 * MIB, thick)
+        assert failure.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        (begun,) = await agent.volumes.list()
+        async with Client(machine.target.socket_path, call_timeout_s=30) as rpc:
+            await rpc.wait_connected(10)
+            await lvol.create(rpc, POOL_PREFIX + begun.spec.placement[0].disk, "filler", 600 * MIB, thin=False)
+        relay.delays = {}
+        volume = await client.create_volume("v", 600 * MIB, thick)
+        (made,) = await agent.volumes.list()
+        assert made.meta.name == volume
+        assert made.spec.placement[0].disk != begun.spec.placement[0].disk
+        assert (await holdings(machine.target.socket_path)).lvols == sorted(["filler", volume])
