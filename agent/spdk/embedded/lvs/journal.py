@@ -135,7 +135,11 @@ class Journal:
             await asyncio.wait({previous})
         self._sync_running, self._sync_waiting = self._sync_waiting, None
         directory, self.files_added = self.files_added, False
-        await asyncio.to_thread(self._sync, self._fd, directory)
+        try:
+            await asyncio.to_thread(self._sync, self._fd, directory)
+        except OSError:
+            self.files_added |= directory
+            raise
 
     def _sync(self, fd: int, directory: bool) -> None:
         if directory:
@@ -164,7 +168,9 @@ class Journal:
             raise
         os.close(self._fd)  # the old file has no name any more, whatever happens next
         self._fd, self.records, self.size = fd, len(lines), sum(map(len, lines))
+        self.files_added = True  # until the new name is durable
         sync_directory(self._path.parent)
+        self.files_added = False
 
     def close(self) -> None:
         if self._fd >= 0:
