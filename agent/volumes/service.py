@@ -198,6 +198,8 @@ class VolumeService:
             _require_same(existing, request)
             if existing.status.replicas:
                 return await self._settle(existing)
+        else:
+            self._refuse_unrecorded(name)
         refused: set[str] = set()
         # One that was recorded and never made holds nothing, and has its disk no more for sure than a new one.
         begun = existing
@@ -211,6 +213,15 @@ class VolumeService:
                 await self._abandon(volume)
                 if not isinstance(error, ResourceExhausted) or not self._roomy(request, frozenset(refused)):
                     raise
+
+    def _refuse_unrecorded(self, name: str) -> None:
+        """Records are written first and removed last: an lvol without one is from before the database was lost."""
+        observed = self._reconciler.observed
+        if observed is not None and observed.get(name).lvol is not None:
+            raise FailedPrecondition(
+                f"a pool holds data named {name} of which there is no record: they are left alone. "
+                "Restore the database, or remove that lvol if nobody needs it and restart the agent"
+            )
 
     async def _record(self, name: str, request: CreateVolume, avoid: frozenset[str]) -> Volume:
         """Choose a disk, count the volume on it and write it down."""

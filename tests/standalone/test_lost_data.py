@@ -92,3 +92,25 @@ async def test_a_volume_on_a_missing_disk_waits_for_it(machine: Machine, replace
         await csi.call("publish", volume, NODE)
     finally:
         await csi.close()
+
+
+async def test_data_without_a_record_are_not_given_to_a_new_volume(machine: Machine) -> None:
+    """The database was lost: what lies in the pool may be the only copy, and is not an empty volume."""
+    machine.start_agent()
+    csi = Patient(machine.endpoint)
+    try:
+        await csi.wait_ready()
+        volume = await csi.call("create_volume", "v", 16 * MIB, {"tier": "ssd"})
+        machine.kill_agent()
+        for file in (machine.folder / "agent").glob("quarry.db*"):
+            file.unlink()
+        machine.start_agent()
+        await csi.wait_ready()
+        with pytest.raises(CallFailed, match="no record") as failure:
+            await csi.call("create_volume", "v", 16 * MIB, {"tier": "ssd"})
+        assert failure.value.code is grpc.StatusCode.FAILED_PRECONDITION
+        await csi.call("delete_volume", volume)
+        assert (await holdings(machine.target.socket_path)).lvols == [volume]
+        await csi.call("create_volume", "another", 16 * MIB, {"tier": "ssd"})
+    finally:
+        await csi.close()
