@@ -327,7 +327,7 @@ class VolumeService:
         disk = volume.spec.placement[0].disk
         pool = self._ledger.pool(disk)
         if pool is None:
-            raise FailedPrecondition(f"disk {disk} of volume {name} is not ready; see `quarry disks` for the reason")
+            raise FailedPrecondition(f"disk {disk} of volume {name} is not ready; the agent's log has the reason")
         size_bytes = pool.round_up(required_bytes)
         if limit_bytes and size_bytes > limit_bytes and volume.spec.size_bytes < required_bytes:
             raise OutOfRange(
