@@ -6,7 +6,6 @@ from this model (a test keeps them equal).
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 import socket
@@ -26,8 +25,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails
 
+from agent.config_errors import explained
 from agent.errors import InvalidArgument, shorten
 from agent.model import Tier
 from agent.sizes import GIB, KIB, MIB, parse_size
@@ -225,6 +224,17 @@ class ReconcileSettings(_Section):
         return self
 
 
+class SnapshotSettings(_Section):
+    """How snapshots are taken."""
+
+    freeze_timeout_s: Seconds = Field(
+        default=3.0,
+        le=60,
+        description="Longest time in seconds for which the filesystem of a volume in use is frozen while its snapshot "
+        "is taken: its writers wait. A snapshot takes milliseconds; one that takes longer is given up and repeated.",
+    )
+
+
 class LogSettings(_Section):
     """What the agent says on standard error."""
 
@@ -286,6 +296,7 @@ class Settings(_Section):
     reconcile: ReconcileSettings = Field(
         default_factory=ReconcileSettings, description="The loop that closes differences."
     )
+    snapshot: SnapshotSettings = Field(default_factory=SnapshotSettings, description="How snapshots are taken.")
     log: LogSettings = Field(default_factory=LogSettings, description="Log output.")
 
     @model_validator(mode="after")
@@ -344,9 +355,6 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return document
 
 
-# --- errors for people -----------------------------------------------------------------------------------------
-
-
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -354,43 +362,4 @@ def _validated(model: type[_Model], document: Mapping[str, Any], field: str) -> 
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise _explained(model, error.errors(), field) from error
-
-
-def _explained(model: type[BaseModel], details: list[ErrorDetails], field: str) -> InvalidArgument:
-    """The first problem, with the places of the others."""
-    first = details[0]
-    place = ".".join(str(part) for part in first["loc"]) or field or "settings"
-    problem = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        problem = "unknown key"
-    elif "input" in first and isinstance(first["input"], str | int | float) and first["type"] != "value_error":
-        problem += f", not {shorten(repr(first['input']))}"
-    # A default that is made from other fields cannot be made when one of those is wrong: nothing to correct there.
-    real = [detail for detail in details[1:] if detail["type"] != "default_factory_not_called"]
-    others = sorted({".".join(str(part) for part in detail["loc"]) for detail in real} - {place, ""})
-    if others:
-        problem += f" (also wrong: {', '.join(others[:10])})"
-    return InvalidArgument(place, problem, _remedy(model, first))
-
-
-def _remedy(model: type[BaseModel], detail: ErrorDetails) -> str:
-    """What would be right: the known keys for an unknown one, else the field's description."""
-    section, description = model, ""
-    names = [part for part in detail["loc"] if isinstance(part, str)]
-    for name in names:
-        found = next((f for key, f in section.model_fields.items() if name in (key, _alias(f.validation_alias))), None)
-        if found is None:
-            known = sorted(section.model_fields)
-            close = difflib.get_close_matches(name, known, 1)
-            return f"did you mean {close[0]}?" if close else f"known keys here: {', '.join(known)}"
-        description = found.description or ""
-        inner = FileDisk if name == "file_disks" else found.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            section = inner
-    return description.rstrip(".") or "see docs/configuration.md"
-
-
-def _alias(alias: object) -> str | None:
-    """The first of a field's names in the file, where it differs from the field's own."""
-    return str(alias.choices[0]) if isinstance(alias, AliasChoices) else None
+        raise explained(model, error.errors(), field, {"file_disks": FileDisk}) from error

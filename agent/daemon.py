@@ -102,6 +102,7 @@ class Standalone:
         await self.rpc.start()
         server = self._csi_server(node)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
+        self._closers.push_async_callback(_end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
         await self.node.release_leftovers(await self.volumes.list())
         await server.start()
         log.info("serving CSI on %s for node %s", settings.csi_endpoint, settings.node_name)
@@ -130,7 +131,9 @@ class Standalone:
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
             Frontend.LOOP: LoopFrontend(self.volumes.local_path, notes / "loop"),
         }
-        self.node = NodeVolumes(settings.node_name, settings.mount_roots, frontends, notes)
+        self.node = NodeVolumes(
+            settings.node_name, settings.mount_roots, frontends, notes, settings.snapshot.freeze_timeout_s
+        )
         return build_server(self.volumes, self.node, settings.node_name, settings.csi_endpoint)
 
     async def _target_socket(self) -> Path:
@@ -196,6 +199,11 @@ class Standalone:
                 log.error("disk %s (%s) is missing or no longer configured", known.meta.name, known.status.path)
                 status = replace(known.status, phase=DiskPhase.MISSING, message="the file is gone or not configured")
                 await store.update(replace(known, spec=replace(known.spec, claimed=False), status=status))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _make_private(folder: Path) -> None:

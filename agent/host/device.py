@@ -24,6 +24,11 @@ def number(device: Path) -> tuple[int, int]:
     return os.major(found.st_rdev), os.minor(found.st_rdev)
 
 
+def exists(number: tuple[int, int]) -> bool:
+    """Whether the kernel has a block device of this major and minor number."""
+    return Path(f"/sys/dev/block/{number[0]}:{number[1]}").exists()
+
+
 def size_bytes(device: Path) -> int:
     """Size from sysfs rather than by BLKGETSIZE64: opening a device may wait for I/O to a target that is away."""
     major, minor = number(device)

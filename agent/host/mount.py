@@ -6,10 +6,10 @@ import os
 import re
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.errors import CommandFailed, FailedPrecondition
+from agent.errors import CommandFailed, FailedPrecondition, NotFound
 from agent.host import device as devices
 from agent.host import process
 from agent.host.paths import CheckedPath
@@ -22,8 +22,12 @@ _STACKED_MAX = 32
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of mountinfo. `device` is major and minor; `root` the directory (or file) of it that is visible."""
+    """One line of mountinfo. `device` is major and minor; `root` the directory (or file) of it that is visible.
 
+    btrfs has a made-up number there; `table` puts that of its block device in its place.
+    """
+
+    id: int
     device: tuple[int, int]
     root: str
     target: Path
@@ -50,6 +54,7 @@ def parse(text: str) -> list[Mount]:
         major, _, minor = fields[2].partition(":")
         mounts.append(
             Mount(
+                id=int(fields[0]),
                 device=(int(major), int(minor)),
                 root=_unescape(fields[3]),
                 target=Path(_unescape(fields[4])),
@@ -64,7 +69,8 @@ def parse(text: str) -> list[Mount]:
 
 def table() -> list[Mount]:
     """All mounts of this process's namespace."""
-    return parse(MOUNTINFO.read_bytes().decode(errors="surrogateescape"))
+    mounts = parse(MOUNTINFO.read_bytes().decode(errors="surrogateescape"))
+    return [_on_block_device(mount) if mount.fs_type == "btrfs" else mount for mount in mounts]
 
 
 def at(target: Path) -> Mount | None:
@@ -174,6 +180,13 @@ def _is_node_of(mount: Mount, number: tuple[int, int]) -> bool:
     except OSError:
         return False
     return stat.S_ISBLK(found.st_mode) and (os.major(found.st_rdev), os.minor(found.st_rdev)) == number
+
+
+def _on_block_device(mount: Mount) -> Mount:
+    try:
+        return replace(mount, device=devices.number(Path(mount.source)))
+    except (NotFound, OSError):  # its device has gone
+        return mount
 
 
 def _unescape(text: str) -> str:

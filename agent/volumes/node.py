@@ -20,13 +20,16 @@ from agent.host import blkid, filesystem, mount
 from agent.host import device as devices
 from agent.host.paths import CheckedPath, check_path
 from agent.model import AccessMode, Attachment, Frontend, Volume
+from agent.volumes import publishing
 from agent.volumes.formatting import Filesystem, Formatter
+from agent.volumes.freezing import Freezer
 from agent.volumes.frontends import FrontendDriver
 from agent.volumes.guard import VolumeGuard
 
 __all__ = ["Block", "Filesystem", "NodeVolumes", "VolumeMode", "VolumeStats"]
 
 RESIZE_TIMEOUT_S = 15.0
+THAW_RETRY_MIN_S, THAW_RETRY_MAX_S = 0.1, 10.0
 _POLL_S = 0.02
 _GROW_SLACK_BYTES = 16 << 20
 """A filesystem is grown at stage only when this much is missing: sizes never match to the byte."""
@@ -57,7 +60,7 @@ class VolumeStats:
 class NodeVolumes:
     """Volumes on this machine. One operation per volume at a time; a second one waits briefly, then Busy.
 
-    `state_dir` keeps what must survive a crash (agent.volumes.formatting); paths are accepted below `mount_roots` only.
+    `state_dir` keeps what must survive a crash (formatting, freezing); paths are accepted below `mount_roots` only.
     Everything that mounts raises FailedPrecondition when the process may not.
     """
 
@@ -67,11 +70,13 @@ class NodeVolumes:
         mount_roots: Sequence[Path],
         frontends: Mapping[Frontend, FrontendDriver],
         state_dir: Path,
+        freeze_timeout_s: float = 3.0,
     ) -> None:
         self._node_name = node_name
         self._roots = tuple(mount_roots)
         self._frontends = dict(frontends)
         self._formatter = Formatter(state_dir / "formatting")
+        self._freezer = Freezer(state_dir / "frozen", freeze_timeout_s)
         self._guard = VolumeGuard()
 
     async def stage(self, volume: Volume, staging_path: Path, mode: VolumeMode, *, readonly: bool = False) -> None:
@@ -87,7 +92,7 @@ class NodeVolumes:
         devices.require_admin()
         async with self._guard.hold(volume.meta.name), self._attached(volume) as device:
             if isinstance(mode, Block):
-                _refuse_filesystem_use(device)
+                publishing.refuse_filesystem_use(device)
                 await self._formatter.forget(volume)
                 return
             path.make_directory()
@@ -113,11 +118,13 @@ class NodeVolumes:
                 # Unpublished first (a forced detach): what was not written yet never will be, so nothing waits for it.
                 for driver in drivers:
                     await driver.abandon(volume_id)
+            await self._freezer.thaw(volume_id)
             await mount.ensure_unmounted(path.real)
             if device is not None and device.exists() and await blkid.is_held(device):
                 raise Unavailable(f"volume {volume_id} is still being written back; repeat the call")
             for driver in drivers:
                 await driver.detach(volume_id, volume)
+            await self._freezer.forget(volume_id)
 
     async def publish(
         self, volume: Volume, staging_path: Path, target_path: Path, mode: VolumeMode, *, readonly: bool
@@ -136,14 +143,14 @@ class NodeVolumes:
             if device is None:
                 raise FailedPrecondition(f"volume {volume.meta.name} is not staged on this node")
             if attachment.access_mode is AccessMode.RWOP:
-                _refuse_second_target(device, staging, target)
+                publishing.refuse_second_target(device, staging, target)
             try:
                 if isinstance(mode, Block):
-                    await _publish_block(device, target, readonly=readonly)
+                    await publishing.bind_block(device, target, readonly=readonly)
                 else:
-                    await _publish_filesystem(device, staging, target, readonly=readonly)
+                    await publishing.bind_filesystem(device, staging, target, readonly=readonly)
             except QuarryError:
-                _remove_unless_mounted(target)
+                publishing.remove_unless_mounted(target)
                 raise
 
     async def unpublish(self, volume_id: str, target_path: Path) -> None:
@@ -194,6 +201,39 @@ class NodeVolumes:
             usage.used_inodes,
             usage.available_inodes,
         )
+
+    @asynccontextmanager
+    async def frozen(self, volume: Volume) -> AsyncIterator[None]:
+        """For the block nothing is written to the volume's filesystem, and the device has all that was written before.
+
+        Not mounted writable as a filesystem on this machine: nothing happens. Thawed after `freeze_timeout_s` at the
+        latest, also when this process is killed or hangs. Unavailable, after the block, when it did not last that
+        long: what was taken meanwhile is not consistent.
+        """
+        async with self._guard.hold(volume.meta.name):
+            driver = self._frontends.get(volume.spec.frontend)
+            device = await driver.find(volume) if driver else None
+            if device is None:
+                yield
+                return
+            async with self._freezer.frozen(volume.meta.name, device):
+                yield
+
+    async def thaw_leftovers(self) -> None:
+        """Thaw what was frozen when an earlier run of the agent was killed; returns when all is, trying again."""
+        left, delay = self._freezer.noted(), THAW_RETRY_MIN_S
+        while left:
+            failed = []
+            for name in left:
+                try:
+                    async with self._guard.hold(name):
+                        await self._freezer.thaw(name)
+                except QuarryError as error:
+                    log.warning("volume %s may still be frozen: %s", name, error)
+                    failed.append(name)
+            left = failed
+            await asyncio.sleep(delay if left else 0)
+            delay = min(2 * delay, THAW_RETRY_MAX_S)
 
     async def release_leftovers(self, volumes: Sequence[Volume]) -> list[str]:
         """Detach what a crash left behind: devices of volumes that are not published to this node and not in use.
@@ -275,49 +315,6 @@ class NodeVolumes:
         if found is None:
             raise FailedPrecondition(f"volume {volume.meta.name} is not published to node {self._node_name}")
         return found
-
-
-async def _publish_filesystem(device: Path, staging: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
-    staged = mount.at(staging.real)
-    if staged is None or staged.device != devices.number(device):
-        raise FailedPrecondition(f"the volume is not mounted at {staging}: stage it first")
-    target.make_directory()
-    await mount.ensure_bound(staging, target, readonly=readonly)
-
-
-async def _publish_block(device: Path, target: CheckedPath, *, readonly: bool) -> None:
-    _refuse_filesystem_use(device)
-    if devices.is_readonly(device) != readonly:
-        others = [str(found.target) for found in mount.uses(device) if found.target != target.real]
-        if others:
-            raise FailedPrecondition(
-                f"the volume is published {'writable' if readonly else 'read-only'} at {others[0]}"
-            )
-        await devices.set_readonly(device, readonly)
-    target.make_file()
-    await mount.ensure_node_bound(device, target)
-
-
-def _refuse_filesystem_use(device: Path) -> None:
-    number = devices.number(device)
-    mounted = [str(found.target) for found in mount.uses(device) if found.device == number]
-    if mounted:
-        raise FailedPrecondition(f"the volume is mounted as a filesystem at {mounted[0]}")
-
-
-def _refuse_second_target(device: Path, staging: CheckedPath, target: CheckedPath) -> None:
-    """A volume for a single writer is published once: one pod, not one node (CSI SINGLE_NODE_SINGLE_WRITER)."""
-    others = [str(found.target) for found in mount.uses(device) if found.target not in (staging.real, target.real)]
-    if others:
-        raise FailedPrecondition(f"the volume is for a single writer and is published at {others[0]} already")
-
-
-def _remove_unless_mounted(target: CheckedPath) -> None:
-    if mount.at(target.real) is None:
-        try:
-            target.remove()
-        except (OSError, QuarryError) as error:
-            log.warning("%s is left behind: %s", target, error)
 
 
 async def _detach_unused(driver: FrontendDriver, volume: Volume) -> None:

@@ -18,6 +18,7 @@ MIRROR = os.environ.get("QUARRY_LAB_MIRROR", "http://deb.debian.org/debian")
 # 6.12: Debian 12's own 6.1 has NVMe/TCP too, the backport is what is measured in the lab's notes.
 KERNEL = "linux-image-amd64/bookworm-backports"
 PACKAGES = (
+    "btrfs-progs",
     "e2fsprogs",
     "fio",
     "initramfs-tools",

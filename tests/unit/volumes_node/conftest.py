@@ -68,10 +68,10 @@ class Machine:
     async def local_path(self, name: str) -> Path | None:
         return self.files.get(name)
 
-    def node(self) -> NodeVolumes:
+    def node(self, freeze_timeout_s: float = 20.0) -> NodeVolumes:
         """A fresh agent: nothing remembered but what is on disk."""
         frontends = {Frontend.LOOP: LoopFrontend(self.local_path, self.state / "loop")}
-        return NodeVolumes(self.node_name, [self.mounts], frontends, self.state)
+        return NodeVolumes(self.node_name, [self.mounts], frontends, self.state, freeze_timeout_s)
 
     def volume(self, name: str = "v", size_bytes: int = 64 * MIB, readonly: bool = False) -> Volume:
         """A published volume with a sparse file behind it."""
@@ -117,6 +117,7 @@ class Machine:
 
     def clean(self) -> None:
         for target in reversed(self.mounted()):
+            subprocess.run(["fsfreeze", "-u", target], check=False, capture_output=True)
             subprocess.run(["umount", "-l", target], check=False)
         for device in self.loops():
             subprocess.run(["blockdev", "--setrw", device], check=False)

@@ -1,0 +1,56 @@
+"""Making a staged volume visible at a target path, and what must not be published beside what."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from agent.errors import FailedPrecondition, QuarryError
+from agent.host import device as devices
+from agent.host import mount
+from agent.host.paths import CheckedPath
+
+log = logging.getLogger(__name__)
+
+
+async def bind_filesystem(device: Path, staging: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
+    staged = mount.at(staging.real)
+    if staged is None or staged.device != devices.number(device):
+        raise FailedPrecondition(f"the volume is not mounted at {staging}: stage it first")
+    target.make_directory()
+    await mount.ensure_bound(staging, target, readonly=readonly)
+
+
+async def bind_block(device: Path, target: CheckedPath, *, readonly: bool) -> None:
+    refuse_filesystem_use(device)
+    if devices.is_readonly(device) != readonly:
+        others = [str(found.target) for found in mount.uses(device) if found.target != target.real]
+        if others:
+            raise FailedPrecondition(
+                f"the volume is published {'writable' if readonly else 'read-only'} at {others[0]}"
+            )
+        await devices.set_readonly(device, readonly)
+    target.make_file()
+    await mount.ensure_node_bound(device, target)
+
+
+def refuse_filesystem_use(device: Path) -> None:
+    number = devices.number(device)
+    mounted = [str(found.target) for found in mount.uses(device) if found.device == number]
+    if mounted:
+        raise FailedPrecondition(f"the volume is mounted as a filesystem at {mounted[0]}")
+
+
+def refuse_second_target(device: Path, staging: CheckedPath, target: CheckedPath) -> None:
+    """A volume for a single writer is published once: one pod, not one node (CSI SINGLE_NODE_SINGLE_WRITER)."""
+    others = [str(found.target) for found in mount.uses(device) if found.target not in (staging.real, target.real)]
+    if others:
+        raise FailedPrecondition(f"the volume is for a single writer and is published at {others[0]} already")
+
+
+def remove_unless_mounted(target: CheckedPath) -> None:
+    if mount.at(target.real) is None:
+        try:
+            target.remove()
+        except (OSError, QuarryError) as error:
+            log.warning("%s is left behind: %s", target, error)
