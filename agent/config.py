@@ -33,7 +33,8 @@ from agent.sizes import GIB, KIB, MIB, parse_size
 
 __all__ = ["FileDisk", "Settings", "load_settings", "parse_size"]
 
-_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?", re.ASCII)
+_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
+"""Of nodes and zones: what CSI allows as the value of a topology key, and Kubernetes as that of a label."""
 _UNIX_PATH_MAX = 107
 """sun_path of unix(7) is 108 bytes with the terminating NUL."""
 
@@ -56,8 +57,12 @@ def _absolute(path: Path) -> Path:
 
 def _node_name(name: str) -> str:
     if not _NODE_NAME.fullmatch(name):
-        raise ValueError(f"{shorten(name)!r} is not 1 to 128 letters, digits, '.', '_' or '-' between alphanumerics")
+        raise ValueError(f"{shorten(name)!r} is not 1 to 63 letters, digits, '.', '_' or '-' between alphanumerics")
     return name
+
+
+def _zone(name: str) -> str:
+    return _node_name(name) if name else name
 
 
 def _endpoint(endpoint: str) -> str:
@@ -256,6 +261,12 @@ class Settings(_Section):
         default_factory=socket.gethostname,
         description="Name of this node, unique in its cluster and never reused; the default is the host name. "
         "Disks, attachments and the host NQN refer to it.",
+    )
+    zone: Annotated[str, AfterValidator(_zone)] = Field(
+        default="",
+        description="The part of the cluster this node fails together with (a rack, a room, a cloud's zone), reported "
+        "as topology key `csi.quarry.storage/zone`; empty: none. In Kubernetes give it the node's label "
+        "`topology.kubernetes.io/zone`.",
     )
     state_dir: AbsolutePath = Field(
         default=Path("/var/lib/quarry"),

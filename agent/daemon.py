@@ -93,7 +93,7 @@ class Standalone:
         ledger, guard = Ledger(settings.pool.overprovision_ratio), VolumeGuard()
         listener = Listener(settings.nvmf_address, settings.nvmf_port)
         reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener)
-        pools = Pools(self.rpc, store, ledger, settings.node_name, settings.pool)
+        pools = Pools(self.rpc, store, ledger, node, settings.pool)
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
         self.volumes = VolumeService(store, ledger, reconciler, guard, lambda: self.keeper.state, self._local_file)
         self._closers.push_async_callback(self.volumes.drain, STOP_GRACE_S)
@@ -134,7 +134,7 @@ class Standalone:
         self.node = NodeVolumes(
             settings.node_name, settings.mount_roots, frontends, notes, settings.snapshot.freeze_timeout_s
         )
-        return build_server(self.volumes, self.node, settings.node_name, settings.csi_endpoint)
+        return build_server(self.volumes, self.node, node, settings.csi_endpoint)
 
     async def _target_socket(self) -> Path:
         """The socket of the target: the given one, or that of an embedded target started here."""
@@ -166,6 +166,7 @@ class Standalone:
         host_nqn = known.status.host_nqn if known else f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
         status = StorageNodeStatus(
             addresses=(settings.nvmf_address,),
+            zone=settings.zone,
             host_nqn=host_nqn,
             frontends=(Frontend.NVME_TCP, Frontend.LOOP),
             target_state=TargetState.UNKNOWN,

@@ -90,6 +90,8 @@ class StorageNodeSpec:
 @dataclass(frozen=True, slots=True)
 class StorageNodeStatus:
     addresses: tuple[str, ...] = ()
+    zone: str = ""
+    """The part of the cluster that fails together (a rack, a room, a cloud's zone); empty: none told."""
     host_nqn: str = ""
     frontends: tuple[Frontend, ...] = ()
     target_state: TargetState = TargetState.UNKNOWN

@@ -36,6 +36,7 @@ _PATH = click.Path(path_type=Path)
     "Repeatable.",
 )
 @click.option("--node-name", metavar="NAME", help="Name of this node [default: the host name].")
+@click.option("--zone", metavar="NAME", help="Rack, room or cloud zone of this node [default: none].")
 @click.option("--nvmf-address", metavar="ADDR", help="Address volumes are exported on [default: 127.0.0.1].")
 @click.option("--nvmf-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of the same [default: 4420].")
 @click.option(

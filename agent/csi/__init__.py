@@ -9,3 +9,6 @@ DRIVER_NAME = "csi.quarry.storage"
 
 TOPOLOGY_NODE = "csi.quarry.storage/node"
 """Topology key with one value per node: the name of the node."""
+
+TOPOLOGY_ZONE = "csi.quarry.storage/zone"
+"""Topology key of the zone, of nodes that have one. All keys of a plugin have the same prefix (csi.proto, Topology)."""

@@ -173,10 +173,17 @@ class CsiClient:
         return response
 
     async def capacity(self, parameters: Mapping[str, str] | None = None) -> int:
-        """Bytes of the largest volume with these parameters that could be created now."""
-        request = csi.GetCapacityRequest(parameters=parameters)
+        """Bytes of all volumes with these parameters that could be created now."""
+        return (await self.get_capacity(parameters)).available_capacity
+
+    async def get_capacity(
+        self, parameters: Mapping[str, str] | None = None, segments: Mapping[str, str] | None = None
+    ) -> csi.GetCapacityResponse:
+        """GetCapacity for volumes with these parameters in one topology segment."""
+        where = csi.Topology(segments=segments) if segments is not None else None
+        request = csi.GetCapacityRequest(parameters=parameters, accessible_topology=where)
         response: csi.GetCapacityResponse = await self.call("Controller/GetCapacity", request)
-        return response.available_capacity
+        return response
 
     # --- Node ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.csi import messages, parameters, validation
+from agent.csi import messages, parameters, topology, validation
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import CreateVolume, Volumes
@@ -26,11 +26,10 @@ _CAPABILITIES = (
 
 
 class ControllerService(csi_pb2_grpc.ControllerServicer):
-    """csi.v1.Controller. `only_node` is the node of a controller that has just one (None: all of a cluster)."""
+    """csi.v1.Controller."""
 
-    def __init__(self, volumes: Volumes, only_node: str | None = None) -> None:
+    def __init__(self, volumes: Volumes) -> None:
         self._volumes = volumes
-        self._only_node = only_node
 
     async def ControllerGetCapabilities(  # noqa: N802
         self, request: csi.ControllerGetCapabilitiesRequest, context: Any
@@ -111,11 +110,8 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         if request.volume_capabilities:
             validation.capabilities(request.volume_capabilities)
         wanted = parameters.parse(request.parameters)
-        node = validation.node_of(request.accessible_topology)
-        if node and self._only_node and node != self._only_node:
-            return csi.GetCapacityResponse(available_capacity=0)
-        tier = wanted.tier if "tier" in request.parameters else None
-        return csi.GetCapacityResponse(available_capacity=await self._volumes.capacity(tier, wanted.provisioning))
+        segment = topology.segment(request.accessible_topology)
+        return messages.capacity(await self._volumes.capacity(wanted.tier, wanted.provisioning, segment))
 
     async def ControllerExpandVolume(  # noqa: N802
         self, request: csi.ControllerExpandVolumeRequest, context: Any
@@ -156,7 +152,7 @@ def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
         frontend=wanted.frontend,
         qos=Qos(),
         parameters=wanted.given,
-        node=validation.wanted_node(request.accessibility_requirements),
+        topology=topology.requirement(request.accessibility_requirements),
     )
 
 

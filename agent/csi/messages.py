@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-
-from agent.csi import TOPOLOGY_NODE
+from agent.csi import topology
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import VolumeStats
-from agent.model import Endpoint, Frontend, Volume
-
-
-def topology(node: str) -> csi.Topology:
-    """The topology of one node."""
-    return csi.Topology(segments={TOPOLOGY_NODE: node})
+from agent.csi.ports import Capacity, VolumeStats
+from agent.model import Volume
+from agent.volumes.topology import bound_to
 
 
 def volume(resource: Volume) -> csi.Volume:
@@ -20,7 +14,7 @@ def volume(resource: Volume) -> csi.Volume:
     return csi.Volume(
         volume_id=resource.meta.name,
         capacity_bytes=resource.status.size_bytes or resource.spec.size_bytes,
-        accessible_topology=[topology(node) for node in _nodes_it_is_bound_to(resource)],
+        accessible_topology=[topology.of_node(node) for node in bound_to(resource)],
     )
 
 
@@ -42,6 +36,15 @@ def publish_context(resource: Volume, node: str) -> dict[str, str]:
     return context
 
 
+def capacity(of: Capacity) -> csi.GetCapacityResponse:
+    """Room, and between what sizes one volume may be; no sizes where nothing can be created."""
+    answer = csi.GetCapacityResponse(available_capacity=of.total_bytes)
+    answer.maximum_volume_size.value = of.largest_bytes
+    if of.smallest_bytes:
+        answer.minimum_volume_size.value = of.smallest_bytes
+    return answer
+
+
 def usage(stats: VolumeStats) -> list[csi.VolumeUsage]:
     """Bytes, and inodes where there is a filesystem."""
     unit = csi.VolumeUsage.Unit
@@ -57,21 +60,3 @@ def usage(stats: VolumeStats) -> list[csi.VolumeUsage]:
             )
         )
     return answer
-
-
-def _nodes_it_is_bound_to(resource: Volume) -> list[str]:
-    """Nodes outside of which the volume cannot be used; empty when every node reaches it over the network."""
-    endpoints = [replica.endpoint for replica in resource.status.replicas]
-    if resource.spec.frontend is Frontend.NVME_TCP and endpoints and all(map(_is_remote, endpoints)):
-        return []
-    return sorted({replica.node for replica in resource.spec.placement})
-
-
-def _is_remote(endpoint: Endpoint | None) -> bool:
-    """Whether other machines can connect to it; a name that is no address is believed."""
-    if endpoint is None:
-        return False
-    try:
-        return not ipaddress.ip_address(endpoint.address).is_loopback
-    except ValueError:
-        return endpoint.address != "localhost"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from agent.csi import messages, validation
+from agent.csi import messages, topology, validation
 from agent.csi.parameters import FS_TYPE_KEY, FS_TYPES
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import Filesystem, NodeSide, VolumeMode, Volumes
 from agent.errors import FailedPrecondition, NotFound, OutOfRange
-from agent.model import Volume
+from agent.model import StorageNode, Volume
 
 _Rpc = csi.NodeServiceCapability.RPC
 _CAPABILITIES = (
@@ -23,12 +23,12 @@ _CAPABILITIES = (
 
 
 class NodeService(csi_pb2_grpc.NodeServicer):
-    """csi.v1.Node for the machine called `node_name`."""
+    """csi.v1.Node for the machine that `this` describes."""
 
-    def __init__(self, volumes: Volumes, node: NodeSide, node_name: str) -> None:
+    def __init__(self, volumes: Volumes, node: NodeSide, this: StorageNode) -> None:
         self._volumes = volumes
         self._node = node
-        self._node_name = node_name
+        self._this = this
 
     async def NodeGetCapabilities(  # noqa: N802
         self, request: csi.NodeGetCapabilitiesRequest, context: Any
@@ -40,7 +40,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     async def NodeGetInfo(  # noqa: N802
         self, request: csi.NodeGetInfoRequest, context: Any
     ) -> csi.NodeGetInfoResponse:
-        return csi.NodeGetInfoResponse(node_id=self._node_name, accessible_topology=messages.topology(self._node_name))
+        name = self._this.meta.name
+        return csi.NodeGetInfoResponse(node_id=name, accessible_topology=topology.of_node(name, self._this.status.zone))
 
     async def NodeStageVolume(  # noqa: N802
         self, request: csi.NodeStageVolumeRequest, context: Any

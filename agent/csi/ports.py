@@ -7,9 +7,22 @@ from typing import Protocol
 
 from agent.model import AccessMode, Provisioning, TargetState, Tier, Volume
 from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
+from agent.volumes.placement import Capacity
 from agent.volumes.service import CreateVolume
+from agent.volumes.topology import Requirement, Segment
 
-__all__ = ["Block", "CreateVolume", "Filesystem", "NodeSide", "VolumeMode", "VolumeStats", "Volumes"]
+__all__ = [
+    "Block",
+    "Capacity",
+    "CreateVolume",
+    "Filesystem",
+    "NodeSide",
+    "Requirement",
+    "Segment",
+    "VolumeMode",
+    "VolumeStats",
+    "Volumes",
+]
 
 
 class Volumes(Protocol):
@@ -29,7 +42,7 @@ class Volumes(Protocol):
 
     async def expand(self, volume_id: str, required_bytes: int, limit_bytes: int) -> Volume: ...
 
-    async def capacity(self, tier: Tier | None, provisioning: Provisioning) -> int: ...
+    async def capacity(self, tier: Tier, provisioning: Provisioning, segment: Segment) -> Capacity: ...
 
     def health(self) -> TargetState: ...
 

@@ -17,6 +17,7 @@ from agent.csi.node import NodeService
 from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import NodeSide, Volumes
 from agent.errors import FailedPrecondition
+from agent.model import StorageNode
 
 _log = logging.getLogger(__name__)
 
@@ -73,13 +74,13 @@ class CsiServer:
             return
 
 
-def build_server(volumes: Volumes, node: NodeSide, node_name: str, endpoint: str) -> CsiServer:
+def build_server(volumes: Volumes, node: NodeSide, this: StorageNode, endpoint: str) -> CsiServer:
     """The server of a machine that is its own controller (`quarry standalone`)."""
     return CsiServer(
         endpoint,
         IdentityService(volumes),
-        ControllerService(volumes, only_node=node_name),
-        NodeService(volumes, node, node_name),
+        ControllerService(volumes),
+        NodeService(volumes, node, this),
     )
 
 

@@ -7,11 +7,10 @@ not NOT_FOUND, and has no effect. Limits are those of CSI v1.12.0, "Size Limits"
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.csi import TOPOLOGY_NODE
 from agent.csi.parameters import FS_TYPES, fs_type
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.ports import Block, Filesystem, VolumeMode
@@ -145,30 +144,6 @@ def capabilities(values: Sequence[csi.VolumeCapability]) -> list[Access]:
     if not values:
         raise InvalidArgument("volume_capabilities", "missing", "give at least one")
     return [capability(value, f"volume_capabilities[{index}]") for index, value in enumerate(values)]
-
-
-def wanted_node(requirement: csi.TopologyRequirement) -> str | None:
-    """The node the data should be on: the first preferred one, else the first requisite one; None is anywhere."""
-    for field, topologies in (("preferred", requirement.preferred), ("requisite", requirement.requisite)):
-        if nodes := _nodes(f"accessibility_requirements.{field}", topologies):
-            return nodes[0]
-    return None
-
-
-def node_of(topology: csi.Topology) -> str | None:
-    """The node a topology stands for; None is anywhere."""
-    nodes = _nodes("accessible_topology", [topology])
-    return nodes[0] if nodes else None
-
-
-def _nodes(field: str, topologies: Iterable[csi.Topology]) -> list[str]:
-    nodes = []
-    for topology in topologies:
-        for key, value in topology.segments.items():
-            if key != TOPOLOGY_NODE:
-                raise InvalidArgument(field, f"unknown topology key {shorten(key)!r}", f"accepted: {TOPOLOGY_NODE}")
-            nodes.append(required(f"{field}[{key!r}]", value))
-    return nodes
 
 
 def _filesystem(value: csi.VolumeCapability.MountVolume, field: str) -> Filesystem:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agent.errors import OutOfRange, ResourceExhausted
 from agent.model import Provisioning, Tier
+from agent.volumes.topology import ANYWHERE, EVERYWHERE, Requirement, Segment
 
 
 @dataclass(slots=True)
@@ -22,11 +23,24 @@ class Pool:
     size_bytes: int
     free_bytes: int
     cluster_bytes: int
+    zone: str = ""
     promised_bytes: float = 0.0
 
     def round_up(self, size_bytes: int) -> int:
         """`size_bytes` in whole clusters."""
         return -(-size_bytes // self.cluster_bytes) * self.cluster_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What could be created now, in bytes: all together, as one volume, and the least a volume takes (0: nothing can).
+
+    A volume lies on one disk, so `largest_bytes` is less than `total_bytes` where there are several.
+    """
+
+    total_bytes: int = 0
+    largest_bytes: int = 0
+    smallest_bytes: int = 0
 
 
 class Ledger:
@@ -82,9 +96,15 @@ class Ledger:
         """Bytes of a volume of that kind that `pool` could take if it were empty."""
         return int(pool.size_bytes if provisioning is Provisioning.THICK else pool.size_bytes * self._ratio)
 
-    def capacity(self, tier: Tier | None, provisioning: Provisioning, node: str | None = None) -> int:
-        """Bytes of the largest volume that could be created now."""
-        return max((self.room(pool, provisioning) for pool in self._candidates(tier, node)), default=0)
+    def capacity(self, tier: Tier, provisioning: Provisioning, segment: Segment = EVERYWHERE) -> Capacity:
+        """What could be created now of that tier in `segment`."""
+        pools = [pool for pool in self._pools.values() if pool.tier is tier and segment.has(pool.node, pool.zone)]
+        rooms = [self.room(pool, provisioning) for pool in pools]
+        return Capacity(
+            total_bytes=sum(rooms),
+            largest_bytes=max(rooms, default=0),
+            smallest_bytes=min((pool.cluster_bytes for pool in pools), default=0),
+        )
 
     def can_grow(self, volume: str, size_bytes: int) -> bool:
         """Whether `volume` could become `size_bytes` large where it is."""
@@ -92,44 +112,34 @@ class Ledger:
         pool = self._pools.get(disk)
         return pool is not None and size_bytes - old_size <= self.room(pool, provisioning)
 
-    def _candidates(self, tier: Tier | None, node: str | None) -> list[Pool]:
-        return [
-            pool
-            for pool in self._pools.values()
-            if (tier is None or pool.tier is tier) and (node is None or pool.node == node)
-        ]
-
     def _weight(self, size_bytes: int, provisioning: Provisioning) -> float:
         return size_bytes if provisioning is Provisioning.THICK else size_bytes / self._ratio
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What placement needs to know of a volume. `limit_bytes` 0: no limit; `node` None: any."""
+    """What placement needs to know of a volume. `limit_bytes` 0: no limit."""
 
     size_bytes: int
     limit_bytes: int
     tier: Tier
     provisioning: Provisioning
-    node: str | None = None
+    topology: Requirement = ANYWHERE
     avoid: frozenset[str] = frozenset()
     """Disks that refused the volume just now."""
 
 
 def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
-    """The pool with the most room, and the volume's real size there.
+    """The pool with the most room in the most preferred place that has any, and the volume's real size there.
 
     Raises ResourceExhausted when no pool has room now, OutOfRange when none could ever hold the volume or the
     limit leaves no whole cluster count.
     """
     pools = [
-        pool
-        for pool in ledger.pools()
-        if pool.tier is request.tier and (request.node is None or pool.node == request.node)
+        pool for pool in ledger.pools() if pool.tier is request.tier and request.topology.allows(pool.node, pool.zone)
     ]
     if not pools:
-        where = f" on node {request.node}" if request.node else ""
-        raise ResourceExhausted(f"there is no ready disk of tier {request.tier}{where}")
+        raise ResourceExhausted(f"there is no ready disk of tier {request.tier}{_where(request)}")
     fitting = [
         pool for pool in pools if not request.limit_bytes or pool.round_up(request.size_bytes) <= request.limit_bytes
     ]
@@ -146,13 +156,21 @@ def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
         and pool.round_up(request.size_bytes) <= ledger.room(pool, request.provisioning)
     ]
     if not roomy:
-        room = ledger.capacity(request.tier, request.provisioning, request.node)
+        room = max(ledger.room(pool, request.provisioning) for pool in fitting)
         raise ResourceExhausted(
-            f"no disk of tier {request.tier} has {request.size_bytes} bytes left; the largest volume possible now "
-            f"is {room} bytes"
+            f"no disk of tier {request.tier}{_where(request)} has {request.size_bytes} bytes left; the largest volume "
+            f"possible now is {room} bytes"
         )
-    best = max(roomy, key=lambda pool: (ledger.room(pool, request.provisioning), pool.disk))
+
+    def order(pool: Pool) -> tuple[int, int, str]:
+        return -request.topology.rank(pool.node, pool.zone), ledger.room(pool, request.provisioning), pool.disk
+
+    best = max(roomy, key=order)
     return best, best.round_up(request.size_bytes)
+
+
+def _where(request: Request) -> str:
+    return f" in {request.topology}" if request.topology.requisite else ""
 
 
 def _refuse_impossible(ledger: Ledger, pools: list[Pool], request: Request) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from agent.config import PoolSettings
 from agent.disks import files
 from agent.errors import FailedPrecondition, QuarryError, RpcError, TransportClosed
-from agent.model import Disk, DiskPhase, PoolStatus
+from agent.model import Disk, DiskPhase, PoolStatus, StorageNode
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
@@ -31,11 +31,12 @@ _TIB = 1 << 40
 class Pools:
     """Ensures pools and tells the ledger what they have."""
 
-    def __init__(self, rpc: Rpc, store: Store, ledger: Ledger, node: str, settings: PoolSettings) -> None:
+    def __init__(self, rpc: Rpc, store: Store, ledger: Ledger, node: StorageNode, settings: PoolSettings) -> None:
         self._rpc = rpc
         self._store = store
         self._ledger = ledger
-        self._node = node
+        self._node = node.meta.name
+        self._zone = node.status.zone
         self._settings = settings
 
     async def ensure_all(self) -> list[Disk]:
@@ -131,6 +132,7 @@ class Pools:
                 size_bytes=pool.size_bytes,
                 free_bytes=pool.free_bytes,
                 cluster_bytes=pool.cluster_bytes,
+                zone=self._zone,
             )
         )
         status = replace(disk.status, phase=DiskPhase.READY, message="", pool=pool)

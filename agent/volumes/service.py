@@ -40,8 +40,9 @@ from agent.model import (
 from agent.store.interface import Store
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.names import is_volume_id, volume_id
-from agent.volumes.placement import Ledger, Pool, Request, choose
+from agent.volumes.placement import Capacity, Ledger, Pool, Request, choose
 from agent.volumes.reconcile import Reconciler
+from agent.volumes.topology import ANYWHERE, EVERYWHERE, Requirement, Segment, bound_to
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ _SHARED = frozenset({AccessMode.ROX, AccessMode.RWX})
 
 @dataclass(frozen=True)
 class CreateVolume:
-    """What CreateVolume asks for. `limit_bytes` 0: no limit; `node` None: any node that has room."""
+    """What CreateVolume asks for. `limit_bytes` 0: no limit."""
 
     name: str
     required_bytes: int
@@ -61,7 +62,7 @@ class CreateVolume:
     frontend: Frontend = Frontend.NVME_TCP
     qos: Qos = field(default_factory=Qos)
     parameters: tuple[tuple[str, str], ...] = ()
-    node: str | None = None
+    topology: Requirement = ANYWHERE
 
 
 class VolumeService:
@@ -101,9 +102,11 @@ class VolumeService:
         """All volumes by id."""
         return sorted(await self._store.list(Volume), key=lambda volume: volume.meta.name)
 
-    async def capacity(self, tier: Tier | None = None, provisioning: Provisioning = Provisioning.THIN) -> int:
-        """Bytes of the largest volume that could be created now."""
-        return self._ledger.capacity(tier, provisioning)
+    async def capacity(
+        self, tier: Tier, provisioning: Provisioning = Provisioning.THIN, segment: Segment = EVERYWHERE
+    ) -> Capacity:
+        """What could be created now of that tier in `segment`."""
+        return self._ledger.capacity(tier, provisioning, segment)
 
     async def local_path(self, volume_id: str) -> Path | None:
         """The file behind the volume on the embedded target, None on a real one."""
@@ -196,6 +199,7 @@ class VolumeService:
             existing = None
         if existing is not None:
             _require_same(existing, request)
+            await self._require_reachable(existing, request)
             if existing.status.replicas:
                 return await self._settle(existing)
         else:
@@ -213,6 +217,14 @@ class VolumeService:
                 await self._abandon(volume)
                 if not isinstance(error, ResourceExhausted) or not self._roomy(request, frozenset(refused)):
                     raise
+
+    async def _require_reachable(self, volume: Volume, request: CreateVolume) -> None:
+        """Raise AlreadyExists when the volume cannot be used where `request` needs it."""
+        for name in bound_to(volume) if request.topology.requisite else ():
+            node = await self._store.get(StorageNode, name)
+            if request.topology.allows(name, node.status.zone if node else ""):
+                return
+            raise AlreadyExists("volume", request.name, f"on node {name}, which is not in {request.topology}")
 
     def _refuse_unrecorded(self, name: str) -> None:
         """Records are written first and removed last: an lvol without one is from before the database was lost."""
@@ -255,7 +267,7 @@ class VolumeService:
                 limit_bytes=request.limit_bytes,
                 tier=request.tier,
                 provisioning=request.provisioning,
-                node=request.node,
+                topology=request.topology,
                 avoid=avoid,
             ),
         )

@@ -5,6 +5,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,13 +27,14 @@ def folder() -> Iterator[Path]:
 def settings(folder: Path) -> Callable[..., Settings]:
     """Settings of an agent with the embedded target and the given file disks."""
 
-    def make(*file_disks: str) -> Settings:
+    def make(*file_disks: str, **more: Any) -> Settings:
         return load_settings(
             node_name="node-a",
             state_dir=folder / "state",
             csi_endpoint=f"unix://{folder}/csi.sock",
             nvmf_port=_free_port(),
             file_disks=file_disks,
+            **more,
         )
 
     return make

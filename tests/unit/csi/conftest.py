@@ -10,8 +10,11 @@ import pytest
 
 from agent.csi.client import CsiClient
 from agent.csi.server import build_server
+from agent.model import Meta, StorageNode, StorageNodeStatus
 
 from .fakes import MemoryNode, MemoryVolumes
+
+THIS = StorageNode(Meta("node-a"), status=StorageNodeStatus(zone="rack-1"))
 
 
 @dataclass
@@ -37,7 +40,7 @@ def short_dir() -> Iterator[Path]:
 async def driver(short_dir: Path) -> AsyncIterator[Driver]:
     endpoint = f"unix://{short_dir}/csi.sock"
     volumes, node = MemoryVolumes(), MemoryNode()
-    server = build_server(volumes, node, "node-a", endpoint)
+    server = build_server(volumes, node, THIS, endpoint)
     await server.start()
     async with CsiClient(endpoint, timeout_s=10) as client:
         yield Driver(endpoint, short_dir / "csi.sock", volumes, node, client)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import errors
-from agent.csi.ports import Block, CreateVolume, VolumeMode, VolumeStats
+from agent.csi.ports import Block, Capacity, CreateVolume, Segment, VolumeMode, VolumeStats
 from agent.model import (
     AccessMode,
     Attachment,
@@ -30,10 +30,15 @@ POOL_BYTES = 1 << 40
 
 
 class MemoryVolumes:
-    """Volumes of one machine with one pool per tier. `gate` holds every operation back while cleared."""
+    """Volumes of one machine in zone `rack-1` with two pools per tier, none of hdd.
+
+    `gate` holds every operation back while cleared.
+    """
 
     def __init__(self, node: str = "node-a", address: str = "127.0.0.1") -> None:
         self.node = node
+        self.zone = "rack-1"
+        self.preferred: tuple[Segment, ...] = ()
         self.address = address
         self.state = TargetState.READY
         self.failure: Exception | None = None
@@ -58,8 +63,9 @@ class MemoryVolumes:
 
     async def create(self, request: CreateVolume) -> Volume:
         await self._enter()
-        if request.node not in (None, self.node):
-            raise errors.ResourceExhausted(f"no disk on node {request.node}")
+        if not request.topology.allows(self.node, self.zone):
+            raise errors.ResourceExhausted(f"no disk in {request.topology}")
+        self.preferred = request.topology.preferred
         size = -(-request.required_bytes // MIB) * MIB
         name = volume_id(request.name)
         if found := self._volumes.get(name):
@@ -132,9 +138,10 @@ class MemoryVolumes:
         self._volumes[volume_id] = grown
         return grown
 
-    async def capacity(self, tier: Tier | None, provisioning: Provisioning) -> int:
+    async def capacity(self, tier: Tier, provisioning: Provisioning, segment: Segment) -> Capacity:
         await self._enter()
-        return POOL_BYTES if tier is not Tier.HDD else 0
+        here = tier is not Tier.HDD and segment.has(self.node, self.zone)
+        return Capacity(2 * POOL_BYTES, POOL_BYTES, MIB) if here else Capacity()
 
 
 @dataclass

@@ -149,14 +149,6 @@ async def test_all_parameters_are_accepted_and_claim_metadata_is_ignored(driver:
         ({"volume_capabilities": [capability(mount_flags=["x" * 5000])]}, "volume_capabilities[0].mount.mount_flags"),
         ({"volume_content_source": csi.VolumeContentSource()}, "volume_content_source"),
         ({"mutable_parameters": {"iops": "1"}}, "mutable_parameters"),
-        (
-            {
-                "accessibility_requirements": csi.TopologyRequirement(
-                    requisite=[csi.Topology(segments={"topology.kubernetes.io/zone": "a"})]
-                )
-            },
-            "accessibility_requirements.requisite",
-        ),
     ],
 )
 async def test_unsupported_wishes(driver: Driver, changes: dict[str, Any], field: str) -> None:
@@ -182,19 +174,6 @@ async def test_access_modes(driver: Driver, mode: Mode.Mode) -> None:
     assert attachment.readonly is (mode in (Mode.SINGLE_NODE_READER_ONLY, Mode.MULTI_NODE_READER_ONLY))
     answer = await driver.client.validate(volume_id, [capability(mode=mode)])
     assert len(answer.confirmed.volume_capabilities) == 1
-
-
-async def test_data_goes_to_the_first_preferred_node(driver: Driver) -> None:
-    def on(*nodes: str) -> list[csi.Topology]:
-        return [csi.Topology(segments={"csi.quarry.storage/node": node}) for node in nodes]
-
-    wanted = csi.TopologyRequirement(requisite=on("node-b", "node-a"), preferred=on("node-a", "node-b"))
-    response = await driver.client.call("Controller/CreateVolume", create_request(accessibility_requirements=wanted))
-    assert [dict(each.segments) for each in response.volume.accessible_topology] == [
-        {"csi.quarry.storage/node": "node-a"}
-    ]
-    elsewhere = create_request(name="b", accessibility_requirements=csi.TopologyRequirement(requisite=on("node-b")))
-    assert (await refusal(driver, "Controller/CreateVolume", elsewhere))[0] is StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_volume_others_can_reach_is_bound_to_no_node(driver: Driver) -> None:
@@ -315,10 +294,3 @@ async def test_expand(driver: Driver) -> None:
     )
     answer = await driver.client.call("Controller/ControllerExpandVolume", raw)
     assert (answer.capacity_bytes, answer.node_expansion_required) == (3 * GIB, False)
-
-
-async def test_capacity_of_a_tier_and_of_another_node(driver: Driver) -> None:
-    assert await driver.client.capacity() == 1 << 40
-    assert await driver.client.capacity({"tier": "hdd", "provisioning": "thick"}) == 0
-    elsewhere = csi.GetCapacityRequest(accessible_topology=csi.Topology(segments={"csi.quarry.storage/node": "node-b"}))
-    assert (await driver.client.call("Controller/GetCapacity", elsewhere)).available_capacity == 0

@@ -19,14 +19,14 @@ from agent.csi.pb import csi_pb2 as csi
 from agent.csi.server import CsiServer, build_server
 from agent.model import TargetState
 
-from .conftest import Driver
+from .conftest import THIS, Driver
 from .fakes import MemoryNode, MemoryVolumes
 
 GIB = 1 << 30
 
 
 def new_server(endpoint: str) -> CsiServer:
-    return build_server(MemoryVolumes(), MemoryNode(), "node-a", endpoint)
+    return build_server(MemoryVolumes(), MemoryNode(), THIS, endpoint)
 
 
 # --- Identity ----------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ async def test_cancellation_reaches_the_domain(driver: Driver) -> None:
 async def test_stop_lets_calls_in_flight_end(short_dir: Path) -> None:
     endpoint = f"unix://{short_dir}/s"
     volumes = MemoryVolumes()
-    server = build_server(volumes, MemoryNode(), "node-a", endpoint)
+    server = build_server(volumes, MemoryNode(), THIS, endpoint)
     await server.start()
     async with CsiClient(endpoint) as client:
         volumes.gate.clear()

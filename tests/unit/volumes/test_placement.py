@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import OutOfRange, ResourceExhausted
 from agent.model import Provisioning, Tier
-from agent.volumes.placement import Ledger, Pool, Request, choose
+from agent.volumes.placement import Capacity, Ledger, Pool, Request, choose
+from agent.volumes.topology import Requirement, Segment
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -21,8 +24,12 @@ def ledger(*pools: Pool, ratio: float = 2.0) -> Ledger:
     return made
 
 
-def pool(disk: str, gib: int, tier: Tier = Tier.SSD, node: str = "n1") -> Pool:
-    return Pool(disk, node, tier, gib * GIB, gib * GIB, MIB)
+def pool(disk: str, gib: int, tier: Tier = Tier.SSD, node: str = "n1", zone: str = "") -> Pool:
+    return Pool(disk, node, tier, gib * GIB, gib * GIB, MIB, zone)
+
+
+def in_nodes(*nodes: str) -> tuple[Segment, ...]:
+    return tuple(Segment(node=node) for node in nodes)
 
 
 def request(size: int, kind: Provisioning = Provisioning.THIN, **more: object) -> Request:
@@ -35,10 +42,56 @@ def test_the_roomiest_pool_of_the_tier_is_chosen_and_the_size_rounded_up() -> No
     assert (chosen.disk, size) == ("large", 2 * MIB)
 
 
-def test_a_node_requirement_and_disks_to_avoid_are_honoured() -> None:
-    pools = ledger(pool("a", 3), pool("b", 2), pool("c", 1, node="n2"))
-    assert choose(pools, request(MIB, node="n2"))[0].disk == "c"
-    assert choose(pools, request(MIB, avoid=frozenset({"a"})))[0].disk == "b"
+def test_disks_to_avoid_are_avoided() -> None:
+    assert choose(ledger(pool("a", 3), pool("b", 2)), request(MIB, avoid=frozenset({"a"})))[0].disk == "b"
+
+
+@pytest.mark.parametrize(
+    ("topology", "disk"),
+    [
+        (Requirement(), "a"),
+        (Requirement(requisite=in_nodes("n2")), "c"),
+        (Requirement(requisite=in_nodes("n9", "n2", "n3")), "c"),
+        (Requirement(requisite=in_nodes("n2", "n3"), preferred=in_nodes("n3", "n2")), "d"),
+        (Requirement(requisite=in_nodes("n2", "n3"), preferred=in_nodes("n1", "n3")), "d"),
+        (Requirement(preferred=in_nodes("n3")), "d"),
+        (Requirement(preferred=in_nodes("n9")), "a"),
+        (Requirement(requisite=(Segment(zone="z2"),)), "c"),
+        (Requirement(requisite=(Segment(zone="z2"),), preferred=(Segment("n3", "z2"), Segment("n2", "z2"))), "d"),
+        (Requirement(requisite=(Segment(zone="z2"), Segment(unknown="rack=7"))), "c"),
+        (Requirement(requisite=(Segment(),)), "a"),
+    ],
+)
+def test_requisite_limits_and_preferred_orders(topology: Requirement, disk: str) -> None:
+    pools = ledger(pool("a", 9), pool("b", 8), pool("c", 2, node="n2", zone="z2"), pool("d", 1, node="n3", zone="z2"))
+    assert choose(pools, request(MIB, topology=topology))[0].disk == disk
+
+
+def test_the_next_preferred_place_when_the_first_is_full() -> None:
+    pools = ledger(pool("a", 9), pool("b", 1, node="n2"), pool("c", 2, node="n3"))
+    wanted = Requirement(in_nodes("n2", "n3"), in_nodes("n2", "n3"))
+    pools.reserve("v", "b", GIB, Provisioning.THICK)
+    assert choose(pools, request(MIB, topology=wanted))[0].disk == "c"
+    pools.reserve("w", "c", 2 * GIB, Provisioning.THICK)
+    with pytest.raises(ResourceExhausted, match="in node n2 or node n3"):
+        choose(pools, request(MIB, topology=wanted))
+
+
+@pytest.mark.parametrize("nowhere", [Segment(node="n9"), Segment("n1", "z2"), Segment(unknown="rack=7"), Segment("N1")])
+def test_a_place_without_disks_is_exhausted_and_named(nowhere: Segment) -> None:
+    pools = ledger(pool("a", 9), pool("b", 1, node="n2", zone="z2"))
+    with pytest.raises(ResourceExhausted, match=f"no ready disk of tier ssd in {re.escape(str(nowhere))}"):
+        choose(pools, request(MIB, topology=Requirement(requisite=(nowhere,))))
+    assert pools.capacity(Tier.SSD, Provisioning.THIN, nowhere) == Capacity()
+
+
+def test_capacity_is_what_choose_would_give() -> None:
+    pools = ledger(pool("a", 2), pool("b", 1, node="n2", zone="z2"), pool("c", 5, Tier.HDD, "n2", "z2"), ratio=4)
+    assert pools.capacity(Tier.SSD, Provisioning.THICK) == Capacity(3 * GIB, 2 * GIB, MIB)
+    assert pools.capacity(Tier.SSD, Provisioning.THIN, Segment(zone="z2")) == Capacity(4 * GIB, 4 * GIB, MIB)
+    assert pools.capacity(Tier.NVME, Provisioning.THIN) == Capacity()
+    pools.reserve("v", "b", GIB, Provisioning.THICK)
+    assert pools.capacity(Tier.SSD, Provisioning.THIN, Segment(node="n2")) == Capacity(0, 0, MIB)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +130,7 @@ def test_refreshing_a_pool_keeps_what_is_promised() -> None:
     pools = ledger(pool("a", 1))
     pools.reserve("v1", "a", GIB, Provisioning.THIN)
     pools.set_pool(pool("a", 1))
-    assert pools.capacity(Tier.SSD, Provisioning.THIN) == GIB
+    assert pools.capacity(Tier.SSD, Provisioning.THIN).largest_bytes == GIB
 
 
 volumes = st.lists(
