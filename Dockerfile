@@ -10,7 +10,7 @@ RUN python -m venv /opt/quarry \
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends e2fsprogs mount nvme-cli util-linux xfsprogs \
+    && apt-get install --yes --no-install-recommends btrfs-progs e2fsprogs mount nvme-cli util-linux xfsprogs \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/quarry /opt/quarry
 ENV PATH=/opt/quarry/bin:$PATH

@@ -32,6 +32,7 @@ packages=""
 can_make_venv "$python" || packages="$packages python3-venv"
 have mkfs.ext4 || packages="$packages e2fsprogs"
 have mkfs.xfs || packages="$packages xfsprogs"
+have mkfs.btrfs || packages="$packages btrfs-progs"
 { have losetup && have mount; } || packages="$packages mount"
 { have blkid && have setpriv; } || packages="$packages util-linux"
 if [ -e /dev/nvme-fabrics ] || { have modinfo && PATH="$PATH:/usr/sbin:/sbin" modinfo nvme_tcp >/dev/null 2>&1; }; then

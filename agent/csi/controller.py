@@ -137,6 +137,7 @@ def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
     validation.capabilities(request.volume_capabilities)
     required_bytes, limit_bytes = validation.size_range(request.capacity_range)
     wanted = parameters.parse(request.parameters)
+    validation.room_for_filesystem(request.volume_capabilities, wanted.fs_type, required_bytes)
     if request.HasField("volume_content_source"):
         raise InvalidArgument("volume_content_source", "not supported", "create an empty volume")
     if request.mutable_parameters:

@@ -8,9 +8,10 @@ from enum import StrEnum
 from typing import TypeVar
 
 from agent.errors import InvalidArgument, shorten
+from agent.host import filesystem
 from agent.model import Frontend, Provisioning, Tier
 
-FS_TYPES = ("ext4", "xfs")
+FS_TYPES = filesystem.SUPPORTED
 """Filesystems we can make, check and grow; the first one is the default."""
 
 FS_TYPE_KEY = "csi.storage.k8s.io/fstype"

@@ -15,6 +15,7 @@ from agent.csi.parameters import FS_TYPES, fs_type
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.ports import Block, Filesystem, VolumeMode
 from agent.errors import InvalidArgument, OutOfRange, shorten
+from agent.host import filesystem
 from agent.model import AccessMode
 
 DEFAULT_SIZE_BYTES = 1 << 30
@@ -144,6 +145,16 @@ def capabilities(values: Sequence[csi.VolumeCapability]) -> list[Access]:
     if not values:
         raise InvalidArgument("volume_capabilities", "missing", "give at least one")
     return [capability(value, f"volume_capabilities[{index}]") for index, value in enumerate(values)]
+
+
+def room_for_filesystem(values: Sequence[csi.VolumeCapability], preferred: str, size_bytes: int) -> None:
+    """OutOfRange for a new volume on which its filesystem could not be made. `preferred`: where none is named."""
+    for value in values:
+        kind = value.mount.fs_type or preferred or FS_TYPES[0]
+        if value.HasField("mount") and size_bytes < (least := filesystem.min_bytes(kind)):
+            raise OutOfRange(
+                f"capacity_range: {size_bytes} bytes are too few for {kind}, which needs {least} ({least >> 20} MiB)"
+            )
 
 
 def _filesystem(value: csi.VolumeCapability.MountVolume, field: str) -> Filesystem:

@@ -30,7 +30,7 @@ class Content:
     """Some signature was found: a filesystem, a partition table, a volume manager, or several of them."""
     never_mounted: bool = False
     filesystem_bytes: int = 0
-    """Size in the superblock (ext2-4, xfs), else 0."""
+    """Size in the superblock (ext2-4, xfs, btrfs), else 0."""
 
 
 async def probe(device: Path) -> Content:

@@ -15,19 +15,33 @@ from agent.host import process
 MKFS_TIMEOUT_S = 300.0
 CHECK_TIMEOUT_S = 600.0
 GROW_TIMEOUT_S = 300.0
-XFS_MIN_BYTES = 300 << 20
-"""mkfs.xfs refuses less since xfsprogs 5.19."""
 
-SUPPORTED = ("ext4", "xfs")
+SUPPORTED = ("ext4", "xfs", "btrfs")
+"""The first one is the default."""
+
+MIN_BYTES: Mapping[str, int] = {"xfs": 300 << 20, "btrfs": 109 << 20}
+"""What mkfs refuses less of: mkfs.xfs since xfsprogs 5.19, mkfs.btrfs with metadata twice (its default)."""
 
 _MKFS_OPTIONS: Mapping[str, frozenset[str]] = {
     "ext4": frozenset(("-b", "-E", "-G", "-I", "-i", "-J", "-L", "-m", "-N", "-O", "-T")),
     "xfs": frozenset(("-b", "-i", "-L", "-m", "-n", "-s")),
+    "btrfs": frozenset(("--csum", "-d", "-L", "-m", "-n", "-O", "-R", "-s")),
 }
 """Options with a value that a StorageClass may give. Nothing here can name another device or skip a check."""
+_MKFS_FORBIDDEN: Mapping[tuple[str, str], frozenset[str]] = {
+    ("ext4", "-E"): frozenset(("offset",)),
+    ("ext4", "-J"): frozenset(("device",)),
+    ("ext4", "-O"): frozenset(("journal_dev",)),
+    ("xfs", "-m"): frozenset(("uuid",)),
+    ("btrfs", "-O"): frozenset(("list-all",)),
+    ("btrfs", "-R"): frozenset(("list-all",)),
+}
+"""Parts of a value that would make something else than a filesystem of this device that we know again."""
 _MKFS_VALUE = re.compile(r"[A-Za-z0-9_.,=^:+-]{1,255}")
 _MOUNT_FLAG = re.compile(r"[A-Za-z0-9_.,=:+@%/-]{1,255}")
-_MOUNT_FORBIDDEN = frozenset(("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit", "logdev", "rtdev"))
+_MOUNT_FORBIDDEN = frozenset(("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit"))
+_MOUNT_FORBIDDEN |= {"logdev", "rtdev", "journal_dev", "journal_path", "device", "subvol", "subvolid"}
+"""What makes it another mount than ours, or adds another device."""
 _CHECK_CORRECTED = 1
 
 
@@ -51,6 +65,11 @@ def check_options(fs_type: str, mount_flags: Sequence[str], mkfs_options: Sequen
         names = {part.partition("=")[0] for part in flag.split(",")}
         if not _MOUNT_FLAG.fullmatch(flag) or names & _MOUNT_FORBIDDEN:
             raise InvalidArgument("mount_flags", f"{shorten(flag)!r} is not allowed")
+    check_mkfs_options(fs_type, mkfs_options)
+
+
+def check_mkfs_options(fs_type: str, mkfs_options: Sequence[str]) -> None:
+    """InvalidArgument for an option of mkfs, or a value, that we do not pass on. `fs_type`: one of `SUPPORTED`."""
     allowed = _MKFS_OPTIONS[fs_type]
     options, values = mkfs_options[::2], mkfs_options[1::2]
     for option in options:
@@ -61,9 +80,17 @@ def check_options(fs_type: str, mount_flags: Sequence[str], mkfs_options: Sequen
             )
     if len(options) != len(values):
         raise InvalidArgument("mkfs_options", f"{options[-1]} has no value")
-    for value in values:
+    for option, value in zip(options, values, strict=True):
         if not _MKFS_VALUE.fullmatch(value):
             raise InvalidArgument("mkfs_options", f"{shorten(value)!r} is not a value that can be passed on")
+        parts = {part.lstrip("^").partition("=")[0] for part in value.split(",")}
+        if forbidden := sorted(parts & _MKFS_FORBIDDEN.get((fs_type, option), frozenset())):
+            raise InvalidArgument("mkfs_options", f"{option} {forbidden[0]} is not allowed")
+
+
+def min_bytes(fs_type: str) -> int:
+    """Size of the smallest device that such a filesystem fits on; 0: any volume is large enough."""
+    return MIN_BYTES.get(fs_type, 0)
 
 
 async def make(device: Path, fs_type: str, uuid: str, options: Sequence[str] = ()) -> None:
@@ -71,21 +98,30 @@ async def make(device: Path, fs_type: str, uuid: str, options: Sequence[str] = (
 
     The programs are never forced (-F, -f): they look once more themselves and refuse what they recognize.
     """
-    if fs_type == "ext4":
-        # No reserved blocks: this is nobody's root filesystem. Lazy: tables are zeroed later, while it is mounted.
-        extended = "nodiscard,lazy_itable_init=1,lazy_journal_init=1"
-        argv = ["mkfs.ext4", "-q", "-m", "0", "-U", uuid, "-E", extended, *options, str(device)]
-    else:
-        if devices.size_bytes(device) < XFS_MIN_BYTES:
-            raise FailedPrecondition(
-                f"xfs needs a volume of at least {XFS_MIN_BYTES >> 20} MiB: use ext4 or a larger one"
-            )
-        argv = ["mkfs.xfs", "-q", "-K", "-m", f"uuid={uuid}", *options, str(device)]
-    await process.run(argv, timeout_s=MKFS_TIMEOUT_S)
+    least = min_bytes(fs_type)
+    if devices.size_bytes(device) < least:
+        raise FailedPrecondition(f"{fs_type} needs a volume of at least {least >> 20} MiB: use ext4 or a larger one")
+    await process.run([*_mkfs(fs_type, uuid, options), str(device)], timeout_s=MKFS_TIMEOUT_S)
+
+
+def _mkfs(fs_type: str, uuid: str, options: Sequence[str]) -> list[str]:
+    if fs_type == "btrfs":
+        return ["mkfs.btrfs", "-q", "-K", "-U", uuid, *options]
+    if fs_type == "xfs":
+        return ["mkfs.xfs", "-q", "-K", "-m", f"uuid={uuid}", *options]
+    # No reserved blocks: this is nobody's root filesystem. Lazy: tables are zeroed later, while it is mounted.
+    extended = ["nodiscard,lazy_itable_init=1,lazy_journal_init=1"]
+    others = []
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        if option == "-E":  # of several mkfs.ext4 takes the last one only
+            extended.append(value)
+        else:
+            others += [option, value]
+    return ["mkfs.ext4", "-q", "-m", "0", "-U", uuid, "-E", ",".join(extended), *others]
 
 
 async def check(device: Path, fs_type: str, *, full: bool = False) -> None:
-    """Replay the journal and repair what is safe to repair, as at boot. xfs does it at mount.
+    """Replay the journal and repair what is safe to repair, as at boot. xfs and btrfs do it at mount.
 
     FailedPrecondition when a person has to look at it.
     """
@@ -114,7 +150,11 @@ async def grow(device: Path, fs_type: str, mounted_at: Path) -> None:
 
     FailedPrecondition when this process may not (`can_grow_mounted`).
     """
-    argv = ["resize2fs", str(device)] if fs_type == "ext4" else ["xfs_growfs", "-d", str(mounted_at)]
+    argv = {
+        "ext4": ["resize2fs", str(device)],
+        "xfs": ["xfs_growfs", "-d", str(mounted_at)],
+        "btrfs": ["btrfs", "filesystem", "resize", "max", str(mounted_at)],
+    }[fs_type]
     try:
         await process.run(argv, timeout_s=GROW_TIMEOUT_S)
     except CommandFailed as error:  # tried first: one that is large enough needs no permission

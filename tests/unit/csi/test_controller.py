@@ -105,7 +105,7 @@ async def test_impossible_sizes(driver: Driver, sizes: dict[str, int], code: Sta
         ({"replicas": "one"}, ["replicas", '"1"']),
         ({"frontend": "ublk"}, ["frontend", "nvme-tcp, loop"]),
         ({"Tier": "nvme"}, ["Tier", "unknown", "tier, provisioning"]),
-        ({"csi.storage.k8s.io/fstype": "btrfs"}, ["fstype", "ext4, xfs"]),
+        ({"csi.storage.k8s.io/fstype": "ntfs"}, ["fstype", "ext4, xfs, btrfs"]),
         ({"csi.storage.k8s.io/else": "1"}, ["csi.storage.k8s.io/else", "unknown"]),
         ({"x" * 10_000: "1"}, ["unknown"]),
     ],
@@ -117,6 +117,33 @@ async def test_bad_parameters_are_named_with_what_is_accepted(
     assert code is StatusCode.INVALID_ARGUMENT
     assert all(word in details for word in mentioned), details
     assert len(details) < 400
+
+
+@pytest.mark.parametrize(
+    ("in_capability", "in_parameters", "size_mib", "refused"),
+    [
+        ("xfs", "", 299, True),
+        ("xfs", "", 300, False),
+        ("", "btrfs", 108, True),
+        ("", "btrfs", 109, False),
+        ("ext4", "xfs", 16, False),
+        ("", "", 16, False),
+    ],
+)
+async def test_too_small_for_the_filesystem(
+    driver: Driver, in_capability: str, in_parameters: str, size_mib: int, refused: bool
+) -> None:
+    request = create_request(
+        capacity_range=csi.CapacityRange(required_bytes=size_mib << 20),
+        parameters={"csi.storage.k8s.io/fstype": in_parameters},
+        volume_capabilities=[capability(fs_type=in_capability)],
+    )
+    if not refused:
+        await driver.client.call("Controller/CreateVolume", request)
+        return
+    code, details = await refusal(driver, "Controller/CreateVolume", request)
+    assert code is StatusCode.OUT_OF_RANGE
+    assert f"{in_capability or in_parameters}, which needs" in details
 
 
 async def test_all_parameters_are_accepted_and_claim_metadata_is_ignored(driver: Driver) -> None:

@@ -49,6 +49,7 @@ async def test_one_byte_is_not_blank(tmp_path: Path, offset: int) -> None:
         (["mkfs.ext2", "-q"], "ext2", "ext2 filesystem"),
         (["mkswap"], "", "swap"),
         (["mkfs.xfs", "-q"], "xfs", "xfs filesystem"),
+        (["mkfs.btrfs", "-q"], "btrfs", "btrfs filesystem"),
     ],
 )
 async def test_signatures(tmp_path: Path, argv: list[str], fs_type: str, described: str) -> None:

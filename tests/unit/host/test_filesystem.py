@@ -13,6 +13,8 @@ from agent.host import filesystem
     [
         ("ext4", (), ()),
         ("ext4", ("noatime", "commit=30", "data=ordered,discard"), ("-b", "4096", "-O", "^metadata_csum")),
+        ("ext4", (), ("-E", "stride=16", "-E", "stripe_width=64", "-J", "size=8")),
+        ("btrfs", ("compress=zstd:3", "discard=async"), ("-m", "single", "--csum", "xxhash", "-O", "^no-holes")),
         ("xfs", ("inode64", "logbsize=256k"), ("-m", "reflink=1,bigtime=1", "-i", "size=1024")),
     ],
 )
@@ -41,8 +43,17 @@ def test_allowed(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...])
         ("xfs", (), ("-f", "1"), "mkfs_options"),
         ("xfs", (), ("-l", "logdev=sda"), "mkfs_options"),
         ("xfs", (), ("-d", "name=sda"), "mkfs_options"),
+        ("xfs", (), ("-m", "crc=1,uuid=0"), "mkfs_options"),
+        ("ext4", (), ("-E", "stride=16,offset=4096"), "mkfs_options"),
+        ("ext4", (), ("-J", "device=LABEL=log"), "mkfs_options"),
+        ("ext4", (), ("-O", "^quota,journal_dev"), "mkfs_options"),
+        ("btrfs", (), ("-f", "1"), "mkfs_options"),
+        ("btrfs", (), ("-r", "etc"), "mkfs_options"),
+        ("btrfs", (), ("-O", "list-all"), "mkfs_options"),
+        ("btrfs", ("device=/dev/sda",), (), "mount_flags"),
+        ("btrfs", ("subvol=other",), (), "mount_flags"),
     ],
-    ids=range(18),
+    ids=range(27),
 )
 def test_refused(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:

@@ -29,6 +29,8 @@ from agent.volumes.node import NodeVolumes
 
 NODE = "node-a"
 MIB = 1 << 20
+SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 128 * MIB}
+"""Of a volume that is large enough for the filesystem."""
 
 
 def have(*programs: str) -> str | None:

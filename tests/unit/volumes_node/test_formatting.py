@@ -18,7 +18,7 @@ import pytest
 from agent.errors import CommandFailed, FailedPrecondition, Unavailable
 from agent.volumes.node import Block, Filesystem
 
-from .conftest import MIB, Machine, have
+from .conftest import MIB, SIZES, Machine, have
 
 pytestmark = pytest.mark.root
 EXT4 = Filesystem()
@@ -69,18 +69,19 @@ def truncated_ext4(file: Path) -> None:
     ("content", "named"),
     [
         (mkfs("mkfs.xfs", "-q"), "xfs filesystem"),
+        (mkfs("mkfs.btrfs", "-q"), "btrfs filesystem"),
         (mkfs("mkfs.ext2", "-q"), "ext2 filesystem"),
         (mkfs("mkswap"), "swap"),
         (data_at(0), "unknown kind"),
         (data_at(-15), "unknown kind"),
         (truncated_ext4, "unknown kind"),
     ],
-    ids=["xfs", "ext2", "swap", "first bytes", "last bytes", "lost superblock"],
+    ids=["xfs", "btrfs", "ext2", "swap", "first bytes", "last bytes", "lost superblock"],
 )
 async def test_other_content_is_refused_and_untouched(
     machine: Machine, content: Callable[[Path], None], named: str, intent: bool
 ) -> None:
-    volume = machine.volume(size_bytes=(320 if "xfs" in named else 64) * MIB)
+    volume = machine.volume(size_bytes=SIZES.get(named.split()[0], 64 * MIB))
     file = machine.files[volume.meta.name]
     content(file)
     if intent:
@@ -107,10 +108,11 @@ async def test_other_filesystem_than_asked_for(machine: Machine) -> None:
         await node.stage(volume, staging, Filesystem("xfs"))
 
 
-async def test_xfs_too_small_is_told_before_anything_happens(machine: Machine) -> None:
+@pytest.mark.parametrize(("fs_type", "least"), [("xfs", "300 MiB"), ("btrfs", "109 MiB")])
+async def test_too_small_is_told_before_anything_happens(machine: Machine, fs_type: str, least: str) -> None:
     volume = machine.volume(size_bytes=64 * MIB)
-    with pytest.raises(FailedPrecondition, match="300 MiB"):
-        await machine.node().stage(volume, machine.path("staging"), Filesystem("xfs"))
+    with pytest.raises(FailedPrecondition, match=least):
+        await machine.node().stage(volume, machine.path("staging"), Filesystem(fs_type))
     await machine.node().stage(volume, machine.path("staging"), EXT4)
 
 
@@ -148,11 +150,11 @@ async def test_damage_beyond_safe_repair_waits_for_a_person(machine: Machine) ->
 AGENT = """
 import asyncio, pathlib, sys
 sys.path.insert(0, sys.argv[2])
-from conftest import Machine, MIB
+from conftest import SIZES, Machine
 from agent.volumes.node import Filesystem
 machine = Machine(pathlib.Path(sys.argv[1]))
 fs_type = sys.argv[3]
-volume = machine.volume(size_bytes=(64 if fs_type == "ext4" else 320) * MIB)
+volume = machine.volume(size_bytes=SIZES[fs_type])
 asyncio.run(machine.node().stage(volume, machine.path("staging"), Filesystem(fs_type)))
 """
 
@@ -163,7 +165,7 @@ STAND_INS = {
         "kill -9 $PPID; exit 1"
     ),
     "all but the end": '{real} "$@"; for last; do :; done; '
-    "dd if=/dev/zero of=$last bs=4096 count=1 conv=notrunc 2>/dev/null; kill -9 $PPID; exit 1",
+    "dd if=/dev/zero of=$last bs=4096 count=1 seek={superblock} conv=notrunc 2>/dev/null; kill -9 $PPID; exit 1",
     "complete": '{real} "$@"; kill -9 $PPID; exit 0',
 }
 
@@ -176,7 +178,7 @@ def run_agent(machine: Machine, fs_type: str, path_first: Path | None = None) ->
     return subprocess.Popen(argv, env=environment, cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("fs_type", SIZES)
 @pytest.mark.parametrize("when", STAND_INS)
 async def test_killed_in_mkfs_converges(machine: Machine, when: str, fs_type: str) -> None:
     if reason := have(f"mkfs.{fs_type}"):
@@ -185,18 +187,19 @@ async def test_killed_in_mkfs_converges(machine: Machine, when: str, fs_type: st
     programs.mkdir()
     stand_in = programs / f"mkfs.{fs_type}"
     real = shutil.which(f"mkfs.{fs_type}")
-    stand_in.write_text("#!/bin/sh\n" + STAND_INS[when].replace("{real}", str(real)) + "\n")
+    superblock = "16" if fs_type == "btrfs" else "0"
+    script = STAND_INS[when].replace("{real}", str(real)).replace("{superblock}", superblock)
+    stand_in.write_text("#!/bin/sh\n" + script + "\n")
     stand_in.chmod(0o755)
     with run_agent(machine, fs_type, programs) as agent:
         assert await asyncio.to_thread(agent.wait, 30) == -signal.SIGKILL
     assert machine.mounted() == []
     assert len(list((machine.state / "formatting").iterdir())) == 1
     with run_agent(machine, fs_type, programs) as agent:
-        # A complete xfs says so itself, and is taken as it is: no second mkfs to be killed in.
-        expected = 0 if (when, fs_type) == ("complete", "xfs") else -signal.SIGKILL
+        # A complete xfs or btrfs says so itself, and is taken as it is: no second mkfs to be killed in.
+        expected = 0 if when == "complete" and fs_type != "ext4" else -signal.SIGKILL
         assert await asyncio.to_thread(agent.wait, 30) == expected
-    size_bytes = (64 if fs_type == "ext4" else 320) * MIB
-    volume, staging, mode = machine.volume(size_bytes=size_bytes), machine.path("staging"), Filesystem(fs_type)
+    volume, staging, mode = machine.volume(size_bytes=SIZES[fs_type]), machine.path("staging"), Filesystem(fs_type)
     await machine.node().stage(volume, staging, mode)
     (staging / "file").write_text("kept")
     assert len(machine.loops()) == 1
@@ -206,7 +209,7 @@ async def test_killed_in_mkfs_converges(machine: Machine, when: str, fs_type: st
     assert (staging / "file").read_text() == "kept"
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("fs_type", SIZES)
 async def test_killed_at_any_moment_converges(machine: Machine, fs_type: str) -> None:
     """The agent is killed later and later in the same stage, until it gets through; then the data stays."""
     if reason := have(f"mkfs.{fs_type}"):
@@ -220,8 +223,7 @@ async def test_killed_at_any_moment_converges(machine: Machine, fs_type: str) ->
         if ended:
             break
         delay_s *= 1.25
-    size_bytes = (64 if fs_type == "ext4" else 320) * MIB
-    volume, staging = machine.volume(size_bytes=size_bytes), machine.path("staging")
+    volume, staging = machine.volume(size_bytes=SIZES[fs_type]), machine.path("staging")
     await machine.node().stage(volume, staging, Filesystem(fs_type))
     (staging / "file").write_text("kept")
     assert len(machine.loops()) == 1

@@ -20,7 +20,7 @@ from agent.host import loop
 from agent.model import Volume
 from agent.volumes.node import Block, Filesystem
 
-from .conftest import MIB, Machine, have
+from .conftest import SIZES, Machine, have
 
 pytestmark = pytest.mark.root
 
@@ -54,8 +54,7 @@ def waits(process: subprocess.Popen[bytes]) -> bool:
 
 
 async def staged(machine: Machine, fs_type: str = "ext4") -> tuple[Volume, Path]:
-    size = {"ext4": 64, "xfs": 320, "btrfs": 128}[fs_type] * MIB
-    volume, staging = machine.volume(size_bytes=size), machine.path("staging")
+    volume, staging = machine.volume(size_bytes=SIZES[fs_type]), machine.path("staging")
     await machine.node().stage(volume, staging, Filesystem(fs_type))
     return volume, staging
 
@@ -71,7 +70,7 @@ def notes(machine: Machine) -> list[str]:
     return [entry.name for entry in folder.iterdir()] if folder.exists() else []
 
 
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
+@pytest.mark.parametrize("fs_type", SIZES)
 async def test_a_writer_waits_and_goes_on(machine: Machine, fs_type: str) -> None:
     if reason := have(f"mkfs.{fs_type}"):
         pytest.skip(reason)
