@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import Busy, CommandFailed, FailedPrecondition, NotFound
-from agent.host import process
+from agent.host import mount, process
 from agent.host.device import is_readonly, set_readonly
 
 LOSETUP_TIMEOUT_S = 15.0
@@ -99,6 +99,7 @@ async def attach(file: Path) -> Path:
         except CommandFailed as error:
             if not os.access(LOOP_CONTROL, os.F_OK):
                 raise FailedPrecondition("this kernel has no loop devices: `modprobe loop`") from error
+            _check_file(file)  # the volume may have been deleted meanwhile
             raise
         return Path(done.stdout.strip())
 
@@ -111,12 +112,15 @@ async def rescan(device: Path) -> None:
 async def detach(device: Path) -> None:
     """Detach and wait until the device is free; detached already: fine. Busy while something has it open.
 
+    FailedPrecondition, with nothing changed, while it is mounted: waiting would not end, and hold up the machine.
     The kernel only promises to detach at the last close (it sets autoclear), so the state is read back.
     """
     async with _machine_lock():
         before = await _attached(device)
         if before is None:
             return
+        if used := mount.uses(device):
+            raise FailedPrecondition(f"{device} is in use at {used[0].target}; unmount it first")
         if is_readonly(device):  # the kernel keeps the flag for whoever gets the device next
             await set_readonly(device, False)
         try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.errors import CommandFailed, FailedPrecondition, NotFound
+from agent.errors import Busy, CommandFailed, FailedPrecondition, NotFound
 from agent.host import device as devices
 from agent.host import process
 from agent.host.paths import CheckedPath
@@ -106,7 +107,7 @@ async def ensure_mounted(device: Path, target: CheckedPath, fs_type: str, option
         if existing.readonly != readonly:
             raise FailedPrecondition(f"{target} is mounted {'read-only' if existing.readonly else 'writable'} already")
         return
-    with target.opened() as name:
+    with _opened(target) as name:
         # --no-canonicalize: the name is a descriptor, which must not become a path again.
         argv = ["mount", "--no-canonicalize", "-t", fs_type]
         argv += ["-o", ",".join(options)] if options else []
@@ -127,7 +128,7 @@ async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bo
         if existing.readonly and not readonly:
             raise FailedPrecondition(f"{target} is mounted read-only already")
     else:
-        with source.opened() as origin:
+        with _opened(source) as origin:
             await _run_on(target, ["-o", "bind", "--", origin])
     # A second step, which after a crash between the two may be missing. By name: it is a mount point, so it is no link.
     if readonly and not wanted.readonly and not (existing and existing.readonly):
@@ -166,8 +167,21 @@ async def ensure_unmounted(target: Path) -> None:
         raise FailedPrecondition(f"more than {_STACKED_MAX} mounts lie on top of each other at {target}")
 
 
+@contextmanager
+def _opened(path: CheckedPath) -> Iterator[str]:
+    """As `path.opened()`, in errors of ours: it was there when it was checked, which may have been minutes ago."""
+    with ExitStack() as stack:
+        try:
+            name = stack.enter_context(path.opened())
+        except FileNotFoundError:
+            raise Busy(f"{path} was removed meanwhile; repeat the call") from None
+        except OSError as error:
+            raise FailedPrecondition(f"{path} cannot be opened: {error.strerror}") from error
+        yield name
+
+
 async def _run_on(target: CheckedPath, arguments: Sequence[str]) -> None:
-    with target.opened() as name:
+    with _opened(target) as name:
         await process.run(["mount", "--no-canonicalize", *arguments, name], timeout_s=MOUNT_TIMEOUT_S)
 
 

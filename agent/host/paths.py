@@ -103,6 +103,8 @@ class CheckedPath:
             raise InvalidArgument(
                 self.field, f"{missing} does not exist", "create the parent directory first"
             ) from None
+        except OSError as error:
+            raise FailedPrecondition(f"{shorten(str(self))} cannot be made: {error.strerror}") from error
 
     def _enter(self, part: str, parent: int) -> int:
         try:
@@ -174,3 +176,5 @@ def _check_links(checked: CheckedPath) -> None:
         return  # what does not exist yet is made by us, relative to its opened parent
     except PermissionError:
         raise FailedPrecondition(f"{checked} cannot be looked at: permission denied; run the agent as root") from None
+    except OSError as error:
+        raise FailedPrecondition(f"{checked} cannot be looked at: {error.strerror}") from error

@@ -10,7 +10,7 @@ from agent.errors import Busy
 
 
 class VolumeGuard:
-    """Locks by volume id that exist only while somebody holds or awaits them."""
+    """Locks by volume id (or path) that exist only while somebody holds or awaits them."""
 
     def __init__(self, wait_s: float = 2.0) -> None:
         self._wait_s = wait_s

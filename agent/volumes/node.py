@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class NodeVolumes:
         if isinstance(mode, Filesystem):
             filesystem.check_options(mode.fs_type, mode.mount_flags, mode.mkfs_options)
         devices.require_admin()
-        async with self._guard.hold(volume.meta.name), self._attached(volume) as device:
+        async with self._hold(volume.meta.name, path), self._attached(volume) as device:
             if isinstance(mode, Block):
                 publishing.refuse_filesystem_use(device)
                 await self._formatter.forget(volume)
@@ -104,7 +104,7 @@ class NodeVolumes:
         Unavailable while a filesystem is still being written back: detaching would lose what was written last.
         """
         path = check_path("staging_target_path", staging_path, self._roots)
-        async with self._guard.hold(volume_id):
+        async with self._hold(volume_id, path):
             staged = mount.at(path.real)
             device = await self._driver(volume).find(volume) if volume is not None else None
             if staged is not None or device is not None:
@@ -138,7 +138,7 @@ class NodeVolumes:
         target = check_path("target_path", target_path, self._roots)
         devices.require_admin()
         readonly = readonly or attachment.readonly
-        async with self._guard.hold(volume.meta.name):
+        async with self._hold(volume.meta.name, staging, target):
             device = await self._driver(volume).find(volume)
             if device is None:
                 raise FailedPrecondition(f"volume {volume.meta.name} is not staged on this node")
@@ -156,7 +156,7 @@ class NodeVolumes:
     async def unpublish(self, volume_id: str, target_path: Path) -> None:
         """Unmount and remove `target_path`. Not there: fine. FailedPrecondition while a process uses it."""
         target = check_path("target_path", target_path, self._roots)
-        async with self._guard.hold(volume_id):
+        async with self._hold(volume_id, target):
             if mount.at(target.real) is not None:
                 devices.require_admin()
                 await mount.ensure_unmounted(target.real)
@@ -257,6 +257,15 @@ class NodeVolumes:
         return sorted(released)
 
     @asynccontextmanager
+    async def _hold(self, volume_id: str, *paths: CheckedPath) -> AsyncIterator[None]:
+        """Hold the volume and the paths: a call for another volume may name the same ones."""
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(self._guard.hold(volume_id))
+            for path in sorted({str(path) for path in paths}):
+                await held.enter_async_context(self._guard.hold(path))
+            yield
+
+    @asynccontextmanager
     async def _attached(self, volume: Volume) -> AsyncIterator[Path]:
         """The device for the block; when the block fails and the device is new and unused, it is detached again."""
         driver = self._driver(volume)
@@ -287,8 +296,8 @@ class NodeVolumes:
             await filesystem.grow_unmounted(device)
             small = False
         # nouuid: a clone may be mounted beside its source.
-        options = [*(["ro"] if readonly else []), *mode.mount_flags, *(["nouuid"] if mode.fs_type == "xfs" else [])]
-        await mount.ensure_mounted(device, path, mode.fs_type, options)
+        own = [*(["ro"] if readonly else []), *(["nouuid"] if mode.fs_type == "xfs" else [])]
+        await publishing.mount_filesystem(device, path, mode, own)
         if small:
             await filesystem.grow(device, mode.fs_type, path.real)
 

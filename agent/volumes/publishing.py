@@ -1,16 +1,31 @@
-"""Making a staged volume visible at a target path, and what must not be published beside what."""
+"""Making a volume visible at a staging or target path, and what must not be published beside what."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from agent.errors import FailedPrecondition, QuarryError
+from agent.errors import CommandFailed, FailedPrecondition, InvalidArgument, QuarryError, shorten
 from agent.host import device as devices
 from agent.host import mount
 from agent.host.paths import CheckedPath
+from agent.volumes.formatting import Filesystem
 
 log = logging.getLogger(__name__)
+
+
+async def mount_filesystem(device: Path, path: CheckedPath, mode: Filesystem, own_options: list[str]) -> None:
+    """Mount it with our options and the caller's flags. InvalidArgument when it is those flags that do not go."""
+    try:
+        await mount.ensure_mounted(device, path, mode.fs_type, [*own_options, *mode.mount_flags])
+    except CommandFailed as error:
+        if not mode.mount_flags:
+            raise
+        # The kernel gives one error for many causes: whether it is the flags shows when they are left out.
+        await mount.ensure_mounted(device, path, mode.fs_type, own_options)
+        await mount.ensure_unmounted(path.real)
+        flags = shorten(",".join(mode.mount_flags))
+        raise InvalidArgument("mount_flags", f"{mode.fs_type} cannot be mounted with {flags!r}") from error
 
 
 async def bind_filesystem(device: Path, staging: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
