@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lab proto clean
+.PHONY: help setup demo test lint bench fuzz lab proto clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ lint: setup ## ruff, mypy --strict, import layers
 
 bench: setup ## rates and latencies beside their floors, in one run
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+fuzz: setup ## 100,000 random and broken CSI requests to a running agent (ARGS="--requests 5000 --target real")
+	@$(BIN)/python -m tests.fuzz $(ARGS)
 
 lab: setup ## tests on a Linux kernel of their own, in a virtual machine (docs/testing.md; ARGS="-k xfs" narrows)
 	@$(BIN)/python -m tests.lab $(ARGS)

@@ -1,0 +1,226 @@
+"""A campaign: so many requests, many in flight, to one agent; then everything is deleted and the balance is drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+
+from agent.csi.client import CallFailed
+from tests.crash.machine import Patient
+from tests.fuzz import wire
+from tests.fuzz.generate import SECRET_MARK, Generator
+from tests.fuzz.lifecycle import Lifecycle, Scene
+from tests.fuzz.services import BY_NAME, METHODS, Method
+from tests.fuzz.subject import Subject
+
+IN_FLIGHT = 64
+CALL_TIMEOUT_S = 60.0
+NEVER = {
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""Codes that no request may get from an agent whose target serves."""
+
+_CLEAN_EVERY = 2500
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One request as it goes out: `origin` tells how it was made; `patience_s`, after which it is given up."""
+
+    method: Method
+    raw: bytes
+    origin: str
+    patience_s: float = CALL_TIMEOUT_S
+
+
+@dataclass
+class Tally:
+    """What was answered, by method and code, and what should not have been."""
+
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    origins: Counter[str] = field(default_factory=Counter)
+    bad: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(self.answers.values())
+
+    def table(self) -> str:
+        """Methods by row, codes by column."""
+        codes = sorted({code for _, code in self.answers})
+        methods = sorted({method for method, _ in self.answers})
+        width = max(map(len, methods), default=0)
+        lines = [" " * width + "".join(f" {code[:12]:>12}" for code in codes)]
+        for method in methods:
+            lines.append(f"{method:<{width}}" + "".join(f" {self.answers[method, code] or '':>12}" for code in codes))
+        origins = ", ".join(f"{count} {origin}" for origin, count in sorted(self.origins.items()))
+        lines.append(f"{self.total} requests in {self.seconds:.1f} s ({origins}), {len(self.bad)} bad answers")
+        return "\n".join(lines)
+
+
+class Aim:
+    """Makes shots: valid, mutated and random messages, and broken bytes. Seeded."""
+
+    def __init__(self, rng: random.Random, scene: Scene) -> None:
+        self._rng = rng
+        self._generator = Generator(rng, scene.vocabulary())
+        self._lifecycle = Lifecycle(rng, scene)
+        self._known = [method for method in METHODS if self._lifecycle.request(method.name) is not None]
+
+    def shot(self) -> Shot:
+        """The next request."""
+        rng = self._rng
+        patience_s = rng.choice((0.0005, 0.005, 0.05)) if rng.random() < 0.02 else CALL_TIMEOUT_S
+        draw = rng.random()
+        if draw < 0.25:
+            name, request = self._lifecycle.step()
+            return Shot(BY_NAME[name], request.SerializeToString(), "valid", patience_s)
+        method = rng.choice(METHODS if draw < 0.6 else self._known)
+        start = self._lifecycle.request(method.name)
+        if draw < 0.6 or start is None:
+            raw = self._generator.message(method.request).SerializeToString()
+            return Shot(method, raw, "random", patience_s)
+        if draw < 0.8:
+            return Shot(method, self._generator.mutated(start).SerializeToString(), "mutated", patience_s)
+        return Shot(method, self._broken(rng.choice((method, rng.choice(METHODS)))), "bytes", patience_s)
+
+    def _broken(self, method: Method) -> bytes:
+        start = self._lifecycle.request(method.name) or self._generator.message(method.request)
+        other = self._lifecycle.request("Controller/CreateVolume")
+        assert other is not None
+        # Broken bytes may move a secret into a field that is none, where it may be shown.
+        mark, none = SECRET_MARK.encode(), b"no-secret-at-all"
+        raw, spliced = (each.SerializeToString().replace(mark, none) for each in (start, other))
+        if self._rng.random() < 0.001:
+            return raw + b"\x0a" + bytes([0x80, 0x80, 0xC0, 0x02]) + bytes(5 << 20)  # more than gRPC takes
+        return wire.mutated(raw, spliced, self._rng)
+
+
+class Campaign:
+    """Runs shots against `subject` and tidies up; `close` ends the connections."""
+
+    def __init__(self, subject: Subject, scene: Scene, seed: int) -> None:
+        self.subject = subject
+        self.scene = scene
+        self.patient = Patient(subject.endpoint)
+        self._rng = random.Random(seed)
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+        self._channels = [grpc.aio.insecure_channel(subject.endpoint, options=options) for _ in range(4)]
+        self.tally = Tally()
+
+    async def close(self) -> None:
+        await self.patient.close()
+        for channel in self._channels:
+            await channel.close(None)
+
+    async def prepare(self) -> None:
+        """Learn the ids and tokens of this scene: the same name has the same id every time."""
+        await self.patient.wait_ready()
+        lifecycle = Lifecycle(random.Random(0), self.scene)
+        for name in self.scene.names:
+            response = await self.patient.client.call("Controller/CreateVolume", lifecycle.create(name))
+            self.scene.ids[name] = response.volume.volume_id
+        page = await self.patient.client.list_volumes(1)
+        self.scene.tokens.append(page.next_token)
+        await self.tidy()
+
+    async def run(self, count: int) -> None:
+        """Fire `count` requests, tidying up now and then so that there is room to create."""
+        aim = Aim(self._rng, self.scene)
+        for start in range(0, count, _CLEAN_EVERY):
+            shots = [aim.shot() for _ in range(min(_CLEAN_EVERY, count - start))]
+            started = time.monotonic()
+            await self._volley(shots)
+            self.tally.seconds += time.monotonic() - started
+            await self._disturb()
+            await self.tidy()
+
+    async def tidy(self) -> None:
+        """Delete everything that was validly made, as an orchestrator would."""
+        client = self.patient
+        for mounted in self.subject.mounts():
+            if not mounted.name.startswith("staging"):
+                await client.call("node_unpublish", self._some_id(), mounted)
+        volumes = [entry.volume.volume_id for entry in (await client.call("list_volumes")).entries]
+        for volume in dict.fromkeys([*self.scene.ids.values(), *volumes]):
+            staged = [str(each) for each in self.subject.mounts()]
+            for staging in staged or self.scene.staging[:1]:
+                await self._unstage(volume, staging)
+            await client.call("unpublish", volume)
+            await client.call("delete_volume", volume)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _volley(self, shots: list[Shot]) -> None:
+        slots = asyncio.Semaphore(IN_FLIGHT)
+
+        async def fire(number: int, shot: Shot) -> None:
+            async with slots:
+                await self._fire(shot, number)
+
+        async with asyncio.TaskGroup() as group:
+            for number, shot in enumerate(shots):
+                group.create_task(fire(number, shot))
+
+    def _some_id(self) -> str:
+        return next(iter(self.scene.ids.values()))
+
+    async def _unstage(self, volume: str, staging: str) -> None:
+        try:
+            await self.patient.call("unstage", volume, staging)
+        except CallFailed as error:
+            if error.code is not grpc.StatusCode.FAILED_PRECONDITION:  # staged elsewhere: comes there
+                raise
+
+    async def _fire(self, shot: Shot, number: int) -> None:
+        channel = self._channels[number % len(self._channels)]
+        try:
+            if shot.method.streams:
+                stream = channel.unary_stream(shot.method.path, response_deserializer=shot.method.response.FromString)
+                async for _ in stream(shot.raw, timeout=shot.patience_s):
+                    pass
+            else:
+                call = channel.unary_unary(shot.method.path, response_deserializer=shot.method.response.FromString)
+                await call(shot.raw, timeout=shot.patience_s)
+            code, details = grpc.StatusCode.OK, ""
+        except grpc.aio.AioRpcError as error:
+            code, details = error.code(), error.details() or ""
+        self._count(shot, code, details)
+
+    def _count(self, shot: Shot, code: grpc.StatusCode, details: str) -> None:
+        self.tally.answers[shot.method.name, code.name] += 1
+        self.tally.origins[shot.origin] += 1
+        given_up = shot.patience_s < CALL_TIMEOUT_S and code is grpc.StatusCode.DEADLINE_EXCEEDED
+        unsaid = code is not grpc.StatusCode.OK and not details
+        leaks = SECRET_MARK in details and shot.origin != "bytes"
+        if (code in NEVER and not given_up) or unsaid or leaks:
+            request = shot.method.request()
+            try:
+                request.ParseFromString(shot.raw)
+                shown = str(request)
+            except ValueError:
+                shown = shot.raw.hex()
+            self.tally.bad.append(f"{shot.method.name} ({shot.origin}) {code.name}: {details}\n{shown[:2000]}")
+
+    async def _disturb(self) -> None:
+        """Bytes that are not even HTTP/2, and connections that go without a word."""
+        path = self.subject.endpoint.removeprefix("unix://")
+        for _ in range(5):
+            with socket.socket(socket.AF_UNIX) as raw:
+                raw.connect(path)
+                raw.send(
+                    self._rng.choice((b"GET / HTTP/1.1\r\n\r\n", b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+                    + self._rng.randbytes(self._rng.choice((0, 9, 1000)))
+                )
+                await asyncio.sleep(0)
