@@ -11,7 +11,7 @@ from tests.fuzz.generate import SECRET_MARK
 from tests.fuzz.lifecycle import MIB, Scene
 from tests.fuzz.subject import Held, Subject
 
-RSS_GROWTH_MAX_BYTES = 24 << 20
+RSS_GROWTH_MAX_BYTES = 32 << 20
 _WARM_UP = 2000
 """Requests before the process is measured for the first time: gRPC's pools and our caches are filled."""
 
