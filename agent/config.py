@@ -92,6 +92,7 @@ def _reworded(parse: Any, value: str) -> Any:
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Size = Annotated[int, Strict(), BeforeValidator(_size)]
 Count = Annotated[int, Strict()]
+Percent = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0)]
 Seconds = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=0)]
 
 
@@ -134,7 +135,10 @@ def _split_file_disk(text: str) -> dict[str, str]:
 
 
 class PoolSettings(_Section):
-    """How a claimed disk becomes a pool (an SPDK lvstore). Fixed when the pool is created."""
+    """How a claimed disk becomes a pool (an SPDK lvstore), and how far it may fill up.
+
+    Clusters and metadata pages are fixed when the pool is created.
+    """
 
     cluster_bytes: Size = Field(
         default=MIB,
@@ -166,11 +170,28 @@ class PoolSettings(_Section):
         description="How many times its real size a pool may promise to thin volumes. Most volumes stay mostly "
         "empty; 1 promises only what is there.",
     )
+    reserve_percent: Percent = Field(
+        default=5.0,
+        le=90,
+        description="Percent of a pool's size kept for what exists: when less is free, new volumes, growth and "
+        "snapshots are refused, and no thick volume takes from it. A full pool fails the writes of its thin volumes.",
+    )
+    warning_percent: Percent = Field(
+        default=20.0,
+        le=100,
+        description="Percent of a pool's size: when less is free, its disk and thin volumes are reported as abnormal.",
+    )
+    refresh_interval_s: Seconds = Field(
+        default=3.0,
+        description="Seconds between looks at the free space of pools (one call): how late one that fills is noticed.",
+    )
 
     @model_validator(mode="after")
-    def _power_of_two(self) -> Self:
+    def _consistent(self) -> Self:
         if self.cluster_bytes & (self.cluster_bytes - 1):
             raise ValueError(f"cluster_bytes: {self.cluster_bytes} is not a power of two")
+        if self.warning_percent < self.reserve_percent:
+            raise ValueError("warning_percent is below reserve_percent")
         return self
 
 

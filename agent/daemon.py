@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.config import Settings
+from agent.config import PoolSettings, Settings
 from agent.csi.server import CsiServer, build_server
 from agent.disks import files
 from agent.errors import FailedPrecondition
@@ -33,6 +33,7 @@ from agent.volumes.plan import Listener
 from agent.volumes.pools import Pools
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.service import VolumeService
+from agent.volumes.space import Thresholds
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Standalone:
             reconnect_max_s=settings.rpc.reconnect_max_s,
         )
         self._closers.push_async_callback(self.rpc.close)
-        ledger, guard = Ledger(settings.pool.overprovision_ratio), VolumeGuard()
+        ledger, guard = _ledger(settings.pool), VolumeGuard()
         listener = Listener(settings.nvmf_address, settings.nvmf_port)
         reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener)
         pools = Pools(self.rpc, store, ledger, node, settings.pool)
@@ -205,6 +206,10 @@ class Standalone:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _ledger(pool: PoolSettings) -> Ledger:
+    return Ledger(pool.overprovision_ratio, Thresholds(pool.warning_percent / 100, pool.reserve_percent / 100))
 
 
 def _make_private(folder: Path) -> None:

@@ -121,7 +121,7 @@ class DiskPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """An lvstore. `metadata_pages` bounds the number of volumes."""
+    """An lvstore as it was recorded last; what is free now the placement ledger knows."""
 
     uuid: str = ""
     size_bytes: int = 0
@@ -154,6 +154,7 @@ class DiskStatus:
     phase: DiskPhase = DiskPhase.AVAILABLE
     message: str = ""
     pool: PoolStatus = field(default_factory=PoolStatus)
+    conditions: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,11 @@ class CsiClient:
         response: csi.ListVolumesResponse = await self.call("Controller/ListVolumes", request)
         return response
 
+    async def get_volume(self, volume_id: str) -> csi.ControllerGetVolumeResponse:
+        request = csi.ControllerGetVolumeRequest(volume_id=volume_id)
+        response: csi.ControllerGetVolumeResponse = await self.call("Controller/ControllerGetVolume", request)
+        return response
+
     async def capacity(self, parameters: Mapping[str, str] | None = None) -> int:
         """Bytes of all volumes with these parameters that could be created now."""
         return (await self.get_capacity(parameters)).available_capacity

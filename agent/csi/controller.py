@@ -7,7 +7,7 @@ from typing import Any
 from agent.csi import messages, parameters, topology, validation
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import CreateVolume, Volumes
+from agent.csi.ports import CreateVolume, VolumeCondition, Volumes
 from agent.csi.status import InvalidToken
 from agent.errors import InvalidArgument, QuarryError, shorten
 from agent.model import Frontend, Qos, Volume
@@ -20,6 +20,8 @@ _CAPABILITIES = (
     _Rpc.LIST_VOLUMES,
     _Rpc.LIST_VOLUMES_PUBLISHED_NODES,
     _Rpc.GET_CAPACITY,
+    _Rpc.GET_VOLUME,
+    _Rpc.VOLUME_CONDITION,
     _Rpc.EXPAND_VOLUME,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
 )
@@ -100,8 +102,23 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         page = volumes[: request.max_entries] if request.max_entries else volumes
         more = len(page) < len(volumes)
         return csi.ListVolumesResponse(
-            entries=[_entry(volume) for volume in page],
+            entries=[
+                _entry(volume, how) for volume, how in zip(page, await self._volumes.conditions(page), strict=True)
+            ],
             next_token=_TOKEN_PREFIX + page[-1].meta.name if more else "",
+        )
+
+    async def ControllerGetVolume(  # noqa: N802
+        self, request: csi.ControllerGetVolumeRequest, context: Any
+    ) -> csi.ControllerGetVolumeResponse:
+        volume = await self._volumes.get(validation.required("volume_id", request.volume_id))
+        (how,) = await self._volumes.conditions([volume])
+        return csi.ControllerGetVolumeResponse(
+            volume=messages.volume(volume),
+            status=csi.ControllerGetVolumeResponse.VolumeStatus(
+                published_node_ids=[each.node for each in volume.spec.attachments],
+                volume_condition=messages.condition(how),
+            ),
         )
 
     async def GetCapacity(  # noqa: N802
@@ -170,8 +187,11 @@ def _last_of_page(token: str) -> str:
     return last
 
 
-def _entry(volume: Volume) -> csi.ListVolumesResponse.Entry:
-    nodes = [attachment.node for attachment in volume.spec.attachments]
+def _entry(volume: Volume, how: VolumeCondition) -> csi.ListVolumesResponse.Entry:
     return csi.ListVolumesResponse.Entry(
-        volume=messages.volume(volume), status=csi.ListVolumesResponse.VolumeStatus(published_node_ids=nodes)
+        volume=messages.volume(volume),
+        status=csi.ListVolumesResponse.VolumeStatus(
+            published_node_ids=[each.node for each in volume.spec.attachments],
+            volume_condition=messages.condition(how),
+        ),
     )

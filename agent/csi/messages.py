@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.csi import topology
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import Capacity, VolumeStats
+from agent.csi.ports import Capacity, VolumeCondition, VolumeStats
 from agent.model import Volume
 from agent.volumes.topology import bound_to
 
@@ -43,6 +43,11 @@ def capacity(of: Capacity) -> csi.GetCapacityResponse:
     if of.smallest_bytes:
         answer.minimum_volume_size.value = of.smallest_bytes
     return answer
+
+
+def condition(of: VolumeCondition) -> csi.VolumeCondition:
+    """How a volume is."""
+    return csi.VolumeCondition(abnormal=of.abnormal, message=of.message)
 
 
 def usage(stats: VolumeStats) -> list[csi.VolumeUsage]:

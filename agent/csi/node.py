@@ -17,6 +17,7 @@ _Rpc = csi.NodeServiceCapability.RPC
 _CAPABILITIES = (
     _Rpc.STAGE_UNSTAGE_VOLUME,
     _Rpc.GET_VOLUME_STATS,
+    _Rpc.VOLUME_CONDITION,
     _Rpc.EXPAND_VOLUME,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
 )
@@ -106,7 +107,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         volume_id = validation.required("volume_id", request.volume_id)
         path = validation.path("volume_path", request.volume_path)
         volume = await self._volumes.get(volume_id)
-        return csi.NodeGetVolumeStatsResponse(usage=messages.usage(await self._node.stats(volume, path)))
+        usage = messages.usage(await self._node.stats(volume, path))
+        (how,) = await self._volumes.conditions([volume])
+        return csi.NodeGetVolumeStatsResponse(usage=usage, volume_condition=messages.condition(how))
 
     async def _find(self, volume_id: str) -> Volume | None:
         try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from agent.model import AccessMode, Provisioning, TargetState, Tier, Volume
+from agent.volumes.conditions import VolumeCondition
 from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
 from agent.volumes.placement import Capacity
 from agent.volumes.service import CreateVolume
@@ -19,6 +21,7 @@ __all__ = [
     "NodeSide",
     "Requirement",
     "Segment",
+    "VolumeCondition",
     "VolumeMode",
     "VolumeStats",
     "Volumes",
@@ -43,6 +46,8 @@ class Volumes(Protocol):
     async def expand(self, volume_id: str, required_bytes: int, limit_bytes: int) -> Volume: ...
 
     async def capacity(self, tier: Tier, provisioning: Provisioning, segment: Segment) -> Capacity: ...
+
+    async def conditions(self, volumes: Sequence[Volume]) -> Sequence[VolumeCondition]: ...
 
     def health(self) -> TargetState: ...
 

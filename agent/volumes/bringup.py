@@ -78,6 +78,7 @@ class TargetKeeper:
         self._tasks = [
             asyncio.create_task(self._run(), name="target-keeper"),
             asyncio.create_task(self._heartbeat(), name="target-heartbeat"),
+            asyncio.create_task(self._watch_space(), name="target-space"),
         ]
 
     async def stop(self) -> None:
@@ -148,6 +149,17 @@ class TargetKeeper:
                 if not self._answers:
                     log.info("the target answers again")
                 self._answers = True
+
+    async def _watch_space(self) -> None:
+        """Look at the pools at intervals: thin volumes fill them without a call of ours."""
+        while True:
+            await asyncio.sleep(self._settings.pool.refresh_interval_s)
+            if self.state is not TargetState.READY:
+                continue
+            try:
+                await self._pools.refresh(record=False)
+            except QuarryError as error:
+                log.info("the space of the pools could not be read: %s", error)
 
     async def _wait_for_change(self, timeout_s: float) -> bool:
         """Whether the connection changed within `timeout_s`."""

@@ -1,15 +1,17 @@
 """Placement: which disk a volume goes to, and the ledger of what is promised on each pool. Pure, no I/O.
 
 A thin volume counts with its size divided by the overprovision ratio, a thick one in full; a pool is never promised
-beyond its size, and a thick volume needs its clusters free now.
+beyond its size, a thick volume needs its clusters free now, and a pool's reserve is never promised anew.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from agent.errors import OutOfRange, ResourceExhausted
-from agent.model import Provisioning, Tier
+from agent.model import POOL_PREFIX, Provisioning, Tier
+from agent.volumes.space import Space, Thresholds, describe
 from agent.volumes.topology import ANYWHERE, EVERYWHERE, Requirement, Segment
 
 
@@ -43,13 +45,32 @@ class Capacity:
     smallest_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Reservation:
+    disk: str
+    size_bytes: int
+    provisioning: Provisioning
+    serial: int
+
+
+@dataclass(slots=True)
+class _Promised:
+    """Bytes of the volumes on one disk by kind: whole numbers, so that no rounding adds up."""
+
+    thin: int = 0
+    thick: int = 0
+
+
 class Ledger:
     """Pools and what every volume weighs on them. Reserving is synchronous, so two creations cannot share room."""
 
-    def __init__(self, overprovision_ratio: float) -> None:
+    def __init__(self, overprovision_ratio: float, thresholds: Thresholds = Thresholds()) -> None:  # noqa: B008 - frozen
         self._ratio = overprovision_ratio
+        self._thresholds = thresholds
         self._pools: dict[str, Pool] = {}
-        self._reserved: dict[str, tuple[str, int, Provisioning]] = {}
+        self._reserved: dict[str, _Reservation] = {}
+        self._promised: dict[str, _Promised] = {}
+        self._serial = 0
 
     def pool(self, disk: str) -> Pool | None:
         return self._pools.get(disk)
@@ -57,11 +78,24 @@ class Ledger:
     def pools(self) -> list[Pool]:
         return list(self._pools.values())
 
-    def set_pool(self, pool: Pool) -> None:
-        """Add or refresh a pool; what volumes weigh on it is kept."""
-        pool.promised_bytes = sum(
-            self._weight(size, kind) for disk, size, kind in self._reserved.values() if disk == pool.disk
-        )
+    @property
+    def now(self) -> int:
+        """A point in the order of reservations: to be taken before asking a target for its free space."""
+        return self._serial
+
+    def set_pool(self, pool: Pool, as_of: int | None = None) -> None:
+        """Add or refresh a pool; what volumes weigh on it is kept.
+
+        `pool.free_bytes` is what was free at `as_of` (see `now`): thick volumes reserved since then come off it.
+        """
+        self._weigh(pool)
+        if as_of is not None and as_of != self._serial:
+            later = (
+                each.size_bytes
+                for each in self._reserved.values()
+                if each.serial > as_of and each.disk == pool.disk and each.provisioning is Provisioning.THICK
+            )
+            pool.free_bytes = max(0, pool.free_bytes - sum(later))
         self._pools[pool.disk] = pool
 
     def remove_pool(self, disk: str) -> None:
@@ -70,31 +104,50 @@ class Ledger:
     def reserve(self, volume: str, disk: str, size_bytes: int, provisioning: Provisioning) -> None:
         """Count `volume` on `disk`, in place of what it weighed before."""
         self.release(volume)
-        self._reserved[volume] = (disk, size_bytes, provisioning)
+        self._serial += 1
+        self._reserved[volume] = _Reservation(disk, size_bytes, provisioning, self._serial)
+        self._count(disk, size_bytes, provisioning)
         pool = self._pools.get(disk)
-        if pool:
-            pool.promised_bytes += self._weight(size_bytes, provisioning)
-            if provisioning is Provisioning.THICK:
-                pool.free_bytes = max(0, pool.free_bytes - size_bytes)
+        if pool and provisioning is Provisioning.THICK:
+            pool.free_bytes = max(0, pool.free_bytes - size_bytes)
 
     def release(self, volume: str) -> None:
         """Forget `volume`."""
         entry = self._reserved.pop(volume, None)
-        pool = self._pools.get(entry[0]) if entry else None
-        if entry and pool:
-            pool.promised_bytes = max(0.0, pool.promised_bytes - self._weight(entry[1], entry[2]))
-            if entry[2] is Provisioning.THICK:
-                pool.free_bytes = min(pool.size_bytes, pool.free_bytes + entry[1])
+        if entry is None:
+            return
+        self._count(entry.disk, -entry.size_bytes, entry.provisioning)
+        pool = self._pools.get(entry.disk)
+        if pool and entry.provisioning is Provisioning.THICK:
+            pool.free_bytes = min(pool.size_bytes, pool.free_bytes + entry.size_bytes)
+
+    def space(self, pool: Pool) -> Space:
+        """How full `pool` is."""
+        return self._thresholds.space(pool.size_bytes, pool.free_bytes, pool.cluster_bytes)
+
+    def require_space(self, disk: str) -> None:
+        """Raise ResourceExhausted when the pool on `disk` is too full for new volumes, growth or snapshots."""
+        pool = self._pools.get(disk)
+        if pool is not None and (space := self.space(pool)) >= Space.RESERVED:
+            raise ResourceExhausted(describe(POOL_PREFIX + disk, space, pool.size_bytes, pool.free_bytes))
 
     def room(self, pool: Pool, provisioning: Provisioning) -> int:
         """Bytes of a volume of that kind that `pool` could still take."""
-        left = pool.size_bytes - pool.promised_bytes
-        room = min(left, pool.free_bytes) if provisioning is Provisioning.THICK else left * self._ratio
-        return max(0, int(room) // pool.cluster_bytes * pool.cluster_bytes)
+        if self.space(pool) >= Space.RESERVED:
+            return 0
+        promised = self._promised.get(pool.disk, _Promised())
+        if provisioning is Provisioning.THICK:
+            spare = pool.free_bytes - self._thresholds.reserve_bytes(pool.size_bytes)
+            room = min(spare, pool.size_bytes - promised.thick - math.ceil(promised.thin / self._ratio))
+        else:
+            room = int((pool.size_bytes - promised.thick) * self._ratio) - promised.thin
+        return max(0, room // pool.cluster_bytes * pool.cluster_bytes)
 
     def ceiling(self, pool: Pool, provisioning: Provisioning) -> int:
         """Bytes of a volume of that kind that `pool` could take if it were empty."""
-        return int(pool.size_bytes if provisioning is Provisioning.THICK else pool.size_bytes * self._ratio)
+        if provisioning is Provisioning.THICK:
+            return pool.size_bytes - self._thresholds.reserve_bytes(pool.size_bytes)
+        return int(pool.size_bytes * self._ratio)
 
     def capacity(self, tier: Tier, provisioning: Provisioning, segment: Segment = EVERYWHERE) -> Capacity:
         """What could be created now of that tier in `segment`."""
@@ -108,12 +161,22 @@ class Ledger:
 
     def can_grow(self, volume: str, size_bytes: int) -> bool:
         """Whether `volume` could become `size_bytes` large where it is."""
-        disk, old_size, provisioning = self._reserved[volume]
-        pool = self._pools.get(disk)
-        return pool is not None and size_bytes - old_size <= self.room(pool, provisioning)
+        entry = self._reserved[volume]
+        pool = self._pools.get(entry.disk)
+        return pool is not None and size_bytes - entry.size_bytes <= self.room(pool, entry.provisioning)
 
-    def _weight(self, size_bytes: int, provisioning: Provisioning) -> float:
-        return size_bytes if provisioning is Provisioning.THICK else size_bytes / self._ratio
+    def _count(self, disk: str, size_bytes: int, provisioning: Provisioning) -> None:
+        promised = self._promised.setdefault(disk, _Promised())
+        if provisioning is Provisioning.THICK:
+            promised.thick += size_bytes
+        else:
+            promised.thin += size_bytes
+        if pool := self._pools.get(disk):
+            self._weigh(pool)
+
+    def _weigh(self, pool: Pool) -> None:
+        promised = self._promised.get(pool.disk, _Promised())
+        pool.promised_bytes = promised.thick + promised.thin / self._ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +219,25 @@ def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
         and pool.round_up(request.size_bytes) <= ledger.room(pool, request.provisioning)
     ]
     if not roomy:
-        room = max(ledger.room(pool, request.provisioning) for pool in fitting)
-        raise ResourceExhausted(
-            f"no disk of tier {request.tier}{_where(request)} has {request.size_bytes} bytes left; the largest volume "
-            f"possible now is {room} bytes"
-        )
+        raise _no_room(ledger, fitting, request)
 
     def order(pool: Pool) -> tuple[int, int, str]:
         return -request.topology.rank(pool.node, pool.zone), ledger.room(pool, request.provisioning), pool.disk
 
     best = max(roomy, key=order)
     return best, best.round_up(request.size_bytes)
+
+
+def _no_room(ledger: Ledger, pools: list[Pool], request: Request) -> ResourceExhausted:
+    room = max(ledger.room(pool, request.provisioning) for pool in pools)
+    problem = (
+        f"no disk of tier {request.tier}{_where(request)} has {request.size_bytes} bytes left; the largest volume "
+        f"possible now is {room} bytes"
+    )
+    pool = max(pools, key=lambda pool: pool.free_bytes)
+    if (space := ledger.space(pool)) >= Space.RESERVED:
+        problem += f"; {describe(POOL_PREFIX + pool.disk, space, pool.size_bytes, pool.free_bytes)}"
+    return ResourceExhausted(problem)
 
 
 def _where(request: Request) -> str:

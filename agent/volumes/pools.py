@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from agent.config import PoolSettings
 from agent.disks import files
-from agent.errors import FailedPrecondition, QuarryError, RpcError, TransportClosed
-from agent.model import Disk, DiskPhase, PoolStatus, StorageNode
+from agent.errors import FailedPrecondition, QuarryError, RpcError, TransportClosed, Unavailable
+from agent.model import Condition, ConditionStatus, Disk, DiskPhase, PoolStatus, StorageNode
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes.placement import Ledger, Pool
+from agent.volumes.space import Space, describe
 
 log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT_S = 600.0
 """How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
+
+SPACE_LOW = "SpaceLow"
+"""Condition of a Disk: its pool is short of space; the reason is the name of agent.volumes.space.Space."""
 
 _TIB = 1 << 40
 
@@ -38,6 +43,7 @@ class Pools:
         self._node = node.meta.name
         self._zone = node.status.zone
         self._settings = settings
+        self._refreshing = asyncio.Lock()
 
     async def ensure_all(self) -> list[Disk]:
         """Bring up every claimed disk; those that fail say why in their status. Returns the ready ones."""
@@ -53,15 +59,25 @@ class Pools:
         ready = await asyncio.gather(*(self._ensure_pool(disk) for disk in disks))
         return [disk for disk in ready if disk is not None]
 
-    async def refresh(self) -> list[Disk]:
-        """Read the space of every ready pool again."""
-        ready = [
-            disk
-            for disk in await self._store.list(Disk)
-            if disk.status.node == self._node and disk.status.phase is DiskPhase.READY
-        ]
-        found = await asyncio.gather(*(lvol.get_lvstore(self._rpc, disk.pool_name) for disk in ready))
-        return [await self._record(disk, info) for disk, info in zip(ready, found, strict=True) if info]
+    async def refresh(self, *, record: bool = True) -> list[Disk]:
+        """Look at the space of every pool again, one call to the target. Returns the disks whose pool is there.
+
+        `record` stores what is free now; without it a Disk is stored only when its pool passed a threshold, went or
+        came back, so that looking often costs no writes.
+        """
+        async with self._refreshing:
+            as_of = self._ledger.now
+            found = {each.name: each for each in await lvol.list_lvstores(self._rpc)}
+            present = []
+            for disk in await self._store.list(Disk):
+                pool, info = disk.status.pool, found.get(disk.pool_name)
+                if disk.status.node != self._node or not disk.spec.claimed or not pool.uuid:
+                    continue
+                if info is not None and info.uuid == pool.uuid:
+                    present.append(await self._record(disk, info, as_of, always=record))
+                elif disk.status.phase is DiskPhase.READY:
+                    await self._fail(disk, _gone(disk))
+            return present
 
     async def _ensure_base(self, disk: Disk) -> tuple[Disk, QuarryError | None]:
         try:
@@ -117,27 +133,29 @@ class Pools:
             await self._store.update(replace(disk, status=replace(disk.status, phase=DiskPhase.FAILED)))
             raise
 
-    async def _record(self, disk: Disk, info: lvol.LvstoreInfo) -> Disk:
-        pool = PoolStatus(
-            uuid=info.uuid,
+    async def _record(
+        self, disk: Disk, info: lvol.LvstoreInfo, as_of: int | None = None, *, always: bool = True
+    ) -> Disk:
+        pool = Pool(
+            disk=disk.meta.name,
+            node=self._node,
+            tier=disk.spec.tier_override or disk.status.tier,
             size_bytes=info.size_bytes,
             free_bytes=info.free_bytes,
             cluster_bytes=info.cluster_size,
+            zone=self._zone,
         )
-        self._ledger.set_pool(
-            Pool(
-                disk=disk.meta.name,
-                node=self._node,
-                tier=disk.spec.tier_override or disk.status.tier,
-                size_bytes=pool.size_bytes,
-                free_bytes=pool.free_bytes,
-                cluster_bytes=pool.cluster_bytes,
-                zone=self._zone,
-            )
-        )
-        status = replace(disk.status, phase=DiskPhase.READY, message="", pool=pool)
+        self._ledger.set_pool(pool, as_of)
+        low = low_space(disk, self._ledger.space(pool), info)
+        if always or disk.status.phase is not DiskPhase.READY:
+            kept = PoolStatus(info.uuid, info.size_bytes, info.free_bytes, info.cluster_size)
+        else:
+            kept = disk.status.pool
+        status = replace(disk.status, phase=DiskPhase.READY, message="", pool=kept, conditions=(low,))
         if status == disk.status:
             return disk
+        if low not in disk.status.conditions and (low.status is ConditionStatus.TRUE or disk.status.conditions):
+            log.log(logging.WARNING if low.status is ConditionStatus.TRUE else logging.INFO, "%s", low.message)
         return await self._store.update(replace(disk, status=status))
 
     async def _fail(self, disk: Disk, error: QuarryError) -> None:
@@ -146,6 +164,21 @@ class Pools:
         stored = await self._store.get(Disk, disk.meta.name) or disk
         phase = stored.status.phase if stored.status.phase is DiskPhase.FORMATTING else DiskPhase.FAILED
         await self._store.update(replace(stored, status=replace(stored.status, phase=phase, message=str(error))))
+
+
+def _gone(disk: Disk) -> Unavailable:
+    return Unavailable(f"pool {disk.pool_name} is gone from the target: the disk failed or was removed")
+
+
+def low_space(disk: Disk, space: Space, info: lvol.LvstoreInfo) -> Condition:
+    """The condition SpaceLow of a disk. It stays as it is, figures included, until its pool passes a threshold."""
+    reason = space.name.capitalize()
+    for known in disk.status.conditions:
+        if known.type == SPACE_LOW and known.reason == reason:
+            return known
+    status = ConditionStatus.FALSE if space is Space.AMPLE else ConditionStatus.TRUE
+    message = describe(disk.pool_name, space, info.size_bytes, info.free_bytes)
+    return Condition(SPACE_LOW, status, reason, message, time.time())
 
 
 def metadata_ratio(size_bytes: int, settings: PoolSettings) -> int:

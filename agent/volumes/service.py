@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from agent.errors import (
 from agent.model import (
     AccessMode,
     Attachment,
+    Disk,
     Frontend,
     Meta,
     Provisioning,
@@ -38,6 +39,7 @@ from agent.model import (
     VolumeSpec,
 )
 from agent.store.interface import Store
+from agent.volumes.conditions import VolumeCondition, condition
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.names import is_volume_id, volume_id
 from agent.volumes.placement import Capacity, Ledger, Pool, Request, choose
@@ -107,6 +109,15 @@ class VolumeService:
     ) -> Capacity:
         """What could be created now of that tier in `segment`."""
         return self._ledger.capacity(tier, provisioning, segment)
+
+    async def conditions(self, volumes: Sequence[Volume]) -> Sequence[VolumeCondition]:
+        """How each of `volumes` is."""
+        disks = {disk.meta.name: disk for disk in await self._store.list(Disk)}
+        state = self._target_state()
+        return [
+            condition(each, state, self._ledger, disks.get(each.spec.placement[0].disk if each.spec.placement else ""))
+            for each in volumes
+        ]
 
     async def local_path(self, volume_id: str) -> Path | None:
         """The file behind the volume on the embedded target, None on a real one."""
@@ -348,6 +359,7 @@ class VolumeService:
             )
         if size_bytes <= volume.spec.size_bytes:
             return await self._settle(volume)
+        self._ledger.require_space(disk)
         if not self._ledger.can_grow(name, size_bytes):
             raise OutOfRange(f"required_bytes: disk {disk} has no room to grow volume {name} to {required_bytes} bytes")
         return await self._grow(volume, disk, size_bytes)

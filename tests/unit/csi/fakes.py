@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import errors
-from agent.csi.ports import Block, Capacity, CreateVolume, Segment, VolumeMode, VolumeStats
+from agent.csi.ports import Block, Capacity, CreateVolume, Segment, VolumeCondition, VolumeMode, VolumeStats
 from agent.model import (
     AccessMode,
     Attachment,
@@ -39,6 +40,7 @@ class MemoryVolumes:
         self.node = node
         self.zone = "rack-1"
         self.preferred: tuple[Segment, ...] = ()
+        self.sick: dict[str, str] = {}
         self.address = address
         self.state = TargetState.READY
         self.failure: Exception | None = None
@@ -110,6 +112,11 @@ class MemoryVolumes:
     async def list(self) -> list[Volume]:
         await self._enter()
         return [self._volumes[name] for name in sorted(self._volumes)]
+
+    async def conditions(self, volumes: Sequence[Volume]) -> list[VolumeCondition]:
+        await self._enter()
+        sick = {name for name, text in self.sick.items() if text}
+        return [VolumeCondition(each.meta.name in sick, self.sick.get(each.meta.name, "fine")) for each in volumes]
 
     async def publish(self, volume_id: str, node: str, *, access_mode: AccessMode, readonly: bool) -> Volume:
         volume = await self.get(volume_id)

@@ -182,7 +182,7 @@ async def test_failures_of_the_bdev_become_statuses() -> None:
             await controller.write(1, 0, bytes(4096))
         with pytest.raises(CommandError) as broken:
             await controller.read(1, 0, 4096)
-        assert full.value.status == Status.CAPACITY_EXCEEDED
+        assert full.value.status == Status.INTERNAL_ERROR
         assert broken.value.status == Status.INTERNAL_ERROR
         await controller.close()
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.errors import OutOfRange, ResourceExhausted
 from agent.model import Provisioning, Tier
 from agent.volumes.placement import Capacity, Ledger, Pool, Request, choose
+from agent.volumes.space import Space, Thresholds
 from agent.volumes.topology import Requirement, Segment
 
 MIB = 1 << 20
@@ -133,28 +136,171 @@ def test_refreshing_a_pool_keeps_what_is_promised() -> None:
     assert pools.capacity(Tier.SSD, Provisioning.THIN).largest_bytes == GIB
 
 
-volumes = st.lists(
-    st.tuples(st.integers(1, 600), st.sampled_from(Provisioning), st.booleans()), min_size=1, max_size=60
+RESERVE = Thresholds(warning=0.5, reserve=0.25)
+
+
+def test_a_pool_below_its_reserve_takes_nothing_new_and_the_remedy_is_named() -> None:
+    pools = Ledger(2.0, RESERVE)
+    pools.set_pool(replace(pool("a", 1), free_bytes=GIB // 4 - MIB))
+    for kind in Provisioning:
+        assert pools.capacity(Tier.SSD, kind) == Capacity(0, 0, MIB)
+        with pytest.raises(ResourceExhausted, match=r"pool quarry-a is nearly full .*\(255 of 1024 MiB.*; delete"):
+            choose(pools, request(MIB, kind))
+    with pytest.raises(ResourceExhausted, match="quarry-a"):
+        pools.require_space("a")
+    pools.set_pool(pool("b", 1))
+    assert choose(pools, request(MIB))[0].disk == "b"
+    pools.require_space("b")
+    pools.require_space("unknown")
+
+
+def test_a_thick_volume_leaves_the_reserve() -> None:
+    pools = Ledger(2.0, RESERVE)
+    pools.set_pool(pool("a", 1))
+    assert pools.capacity(Tier.SSD, Provisioning.THICK).largest_bytes == 768 * MIB
+    with pytest.raises(OutOfRange):
+        choose(pools, request(769 * MIB, Provisioning.THICK))
+    chosen, size = choose(pools, request(768 * MIB, Provisioning.THICK))
+    pools.reserve("v", chosen.disk, size, Provisioning.THICK)
+    assert pools.space(chosen) is Space.LOW
+    assert pools.capacity(Tier.SSD, Provisioning.THICK).largest_bytes == 0
+    assert pools.capacity(Tier.SSD, Provisioning.THIN).largest_bytes == 512 * MIB
+
+
+@pytest.mark.parametrize(
+    ("free", "space"),
+    [
+        (GIB, Space.AMPLE),
+        (512 * MIB, Space.AMPLE),
+        (511 * MIB, Space.LOW),
+        (256 * MIB, Space.LOW),
+        (255 * MIB, Space.RESERVED),
+        (MIB, Space.RESERVED),
+        (MIB - 1, Space.FULL),
+        (0, Space.FULL),
+    ],
 )
+def test_thresholds(free: int, space: Space) -> None:
+    assert RESERVE.space(GIB, free, MIB) is space
 
 
-@given(volumes)
-def test_promises_never_exceed_a_pool(history: list[tuple[int, Provisioning, bool]]) -> None:
-    pools = ledger(pool("a", 1), pool("b", 1))
-    placed: list[str] = []
-    for index, (mib, kind, then_remove) in enumerate(history):
+def test_free_space_read_before_a_thick_volume_was_placed() -> None:
+    """The target's answer is older than the reservation: its clusters count as taken."""
+    pools = ledger(pool("a", 1))
+    pools.reserve("u", "a", 128 * MIB, Provisioning.THICK)
+    as_of = pools.now
+    pools.reserve("v", "a", 512 * MIB, Provisioning.THICK)
+    pools.set_pool(replace(pool("a", 1), free_bytes=896 * MIB), as_of)
+    seen = pools.pool("a")
+    assert seen is not None and seen.free_bytes == 384 * MIB
+    pools.set_pool(replace(pool("a", 1), free_bytes=384 * MIB), pools.now)
+    seen = pools.pool("a")
+    assert seen is not None and seen.free_bytes == 384 * MIB
+
+
+class Promises(RuleBasedStateMachine):
+    """Volumes of any kind and place come, grow, write and go on several pools; the real free space is known late."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.volumes: dict[str, tuple[str, int, Provisioning]] = {}
+        self.written: dict[str, int] = {}
+
+    @initialize(
+        ratio=st.floats(1, 20),
+        reserve=st.floats(0, 0.5),
+        sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=4),
+    )
+    def start(self, ratio: float, reserve: float, sizes: list[int]) -> None:
+        self.ratio, self.thresholds = ratio, Thresholds(reserve, reserve)
+        self.ledger = Ledger(ratio, self.thresholds)
+        self.sizes = {f"d{index}": mib * MIB for index, mib in enumerate(sizes)}
+        for disk in self.sizes:
+            self.ledger.set_pool(self.seen(disk))
+
+    def seen(self, disk: str) -> Pool:
+        size, number = self.sizes[disk], int(disk[1:])
+        return Pool(disk, f"n{number % 2}", Tier.SSD, size, self.free(disk), MIB, f"z{number}")
+
+    def free(self, disk: str) -> int:
+        """What the target would answer."""
+        taken = sum(
+            size if kind is Provisioning.THICK else self.written[name]
+            for name, (at, size, kind) in self.volumes.items()
+            if at == disk
+        )
+        return self.sizes[disk] - taken
+
+    @rule(mib=st.integers(1, 5000), kind=st.sampled_from(Provisioning), zone=st.sampled_from(["", "z0", "z1", "z9"]))
+    def create(self, mib: int, kind: Provisioning, zone: str) -> None:
+        where = Requirement((Segment(zone=zone),) if zone else ())
+        room = self.ledger.capacity(Tier.SSD, kind, Segment(zone=zone)).largest_bytes
         try:
-            chosen, size = choose(pools, request(mib * MIB, kind))
-        except ResourceExhausted:
-            continue
-        name = f"v{index}"
-        pools.reserve(name, chosen.disk, size, kind)
-        placed.append(name)
-        if then_remove:
-            pools.release(placed.pop(0))
-        for each in pools.pools():
-            assert 0 <= each.promised_bytes <= each.size_bytes
-            assert 0 <= each.free_bytes <= each.size_bytes
-    for name in placed:
-        pools.release(name)
-    assert [each.promised_bytes for each in pools.pools()] == [0, 0]
+            chosen, size = choose(self.ledger, request(mib * MIB, kind, topology=where))
+        except (ResourceExhausted, OutOfRange):
+            assert mib * MIB > room, "capacity promised what was then refused"
+            return
+        assert mib * MIB == size <= room
+        assert zone in ("", chosen.zone)
+        if kind is Provisioning.THICK and size > self.free(chosen.disk):
+            return  # written to meanwhile: the target itself refuses
+        self.count += 1
+        self.ledger.reserve(f"v{self.count}", chosen.disk, size, kind)
+        self.volumes[f"v{self.count}"], self.written[f"v{self.count}"] = (chosen.disk, size, kind), 0
+
+    @precondition(lambda self: self.volumes)
+    @rule(data=st.data(), more=st.integers(1, 1000))
+    def grow(self, data: st.DataObject, more: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.volumes)))
+        disk, size, kind = self.volumes[name]
+        grown = size + more * MIB
+        if not self.ledger.can_grow(name, grown) or (kind is Provisioning.THICK and more * MIB > self.free(disk)):
+            return
+        self.ledger.reserve(name, disk, grown, kind)
+        self.volumes[name] = disk, grown, kind
+
+    @precondition(lambda self: self.volumes)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.volumes)))
+        self.ledger.release(name)
+        del self.volumes[name], self.written[name]
+
+    @precondition(lambda self: self.volumes)
+    @rule(data=st.data(), mib=st.integers(1, 1000))
+    def write(self, data: st.DataObject, mib: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.volumes)))
+        disk, size, kind = self.volumes[name]
+        if kind is Provisioning.THIN:
+            more = min(mib * MIB, size - self.written[name], self.free(disk))
+            self.written[name] += more
+
+    @rule()
+    def refresh(self) -> None:
+        for disk in self.sizes:
+            self.ledger.set_pool(self.seen(disk), self.ledger.now)
+            pool = self.ledger.pool(disk)
+            assert pool is not None and pool.free_bytes == self.free(disk)
+
+    @invariant()
+    def no_pool_is_promised_beyond_ratio_times_size(self) -> None:
+        for disk, size in self.sizes.items():
+            here = [(bytes_, kind) for at, bytes_, kind in self.volumes.values() if at == disk]
+            thick = sum(bytes_ for bytes_, kind in here if kind is Provisioning.THICK)
+            thin = sum(bytes_ for bytes_, kind in here if kind is Provisioning.THIN)
+            assert thick <= size
+            assert thin <= (size - thick) * self.ratio
+            pool = self.ledger.pool(disk)
+            assert pool is not None and 0 <= pool.free_bytes <= size
+            assert pool.promised_bytes == pytest.approx(thick + thin / self.ratio)
+
+    @invariant()
+    def nothing_is_given_below_the_reserve(self) -> None:
+        for pool in self.ledger.pools():
+            if pool.free_bytes < self.thresholds.reserve_bytes(pool.size_bytes):
+                assert {self.ledger.room(pool, kind) for kind in Provisioning} == {0}
+
+
+TestPromises = Promises.TestCase
+TestPromises.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

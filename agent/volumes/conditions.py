@@ -1,0 +1,71 @@
+"""Whether a volume is well, and if not, what a person can do: computed from what is known, stored nowhere. Pure.
+
+CSI calls it VolumeCondition: normal volumes are available for use and operating optimally.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.model import POOL_PREFIX, Disk, DiskPhase, Provisioning, TargetState, Volume, VolumePhase
+from agent.volumes.placement import Ledger
+from agent.volumes.space import Space, describe
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeCondition:
+    abnormal: bool
+    message: str
+
+
+HEALTHY = VolumeCondition(False, "the volume is available")
+
+
+def condition(volume: Volume, target: TargetState, ledger: Ledger, disk: Disk | None) -> VolumeCondition:
+    """The worst that is known of `volume`, whose data are on `disk` (None: no record of it).
+
+    `target` is the state of the target of the disk's node.
+    """
+    found = (
+        _of_volume(volume) or _of_target(volume, target) or _of_disk(volume, ledger, disk) or _of_space(volume, ledger)
+    )
+    return VolumeCondition(True, found) if found else HEALTHY
+
+
+def _of_volume(volume: Volume) -> str:
+    if volume.status.phase is VolumePhase.FAILED:
+        return f"the volume has failed: {volume.status.message}; restore it from a backup, or delete it"
+    if not volume.status.replicas and not volume.meta.deleting:
+        return "the volume has not been made yet; repeat CreateVolume, or delete it"
+    return ""
+
+
+def _of_target(volume: Volume, target: TargetState) -> str:
+    if target is TargetState.READY:
+        return ""
+    node = ", ".join(sorted({each.node for each in volume.spec.placement}))
+    return f"the target of node {node} is {target}: I/O waits until it serves again; see the log of the agent there"
+
+
+def _of_disk(volume: Volume, ledger: Ledger, disk: Disk | None) -> str:
+    name = _disk_of(volume)
+    if name and ledger.pool(name) is not None:
+        return ""
+    if disk is None:
+        return f"nothing is known of disk {name}, which holds the data; bring it back"
+    why = disk.status.message or ("it is missing" if disk.status.phase is DiskPhase.MISSING else "it is not ready")
+    return f"disk {name} ({disk.status.path}), which holds the data, is {disk.status.phase}: {why}"
+
+
+def _of_space(volume: Volume, ledger: Ledger) -> str:
+    pool = ledger.pool(_disk_of(volume))
+    if pool is None or volume.spec.provisioning is Provisioning.THICK:
+        return ""  # a thick volume has its clusters
+    space = ledger.space(pool)
+    if space is Space.AMPLE:
+        return ""
+    return describe(POOL_PREFIX + pool.disk, space, pool.size_bytes, pool.free_bytes)
+
+
+def _disk_of(volume: Volume) -> str:
+    return volume.spec.placement[0].disk if volume.spec.placement else ""
