@@ -55,7 +55,7 @@ def standalone(log_level: str | None, log_format: str | None, config: Path | Non
     when the target is not ours.
     """
     configure_logs(log_level, log_format)
-    import asyncio
+    import uvloop
 
     from agent.config import load_settings
 
@@ -63,4 +63,4 @@ def standalone(log_level: str | None, log_format: str | None, config: Path | Non
     configure_logs(log_level or settings.log.level, log_format or settings.log.format)
     from agent.daemon import Standalone
 
-    asyncio.run(Standalone(settings).run_until_signal())
+    uvloop.run(Standalone(settings).run_until_signal())

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from agent.errors import FailedPrecondition, InvalidArgument
-from agent.model import Disk, Resource, Snapshot, StorageNode, Volume
+from agent.model import Disk, Meta, Resource, Snapshot, StorageNode, Volume
 
 KINDS: Mapping[str, type[Resource]] = {kind.__name__: kind for kind in (StorageNode, Disk, Volume, Snapshot)}
 
@@ -18,14 +17,14 @@ _DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder
 
 
 def encode(resource: Resource) -> bytes:
-    """The document of `resource`, without its version, which the store keeps beside it.
+    """The document of `resource`. The version in it is that of the state it was made from: the store keeps its own.
 
     Raises InvalidArgument for content that could not be read back (a wrong type, text that is not Unicode): one such
     document would make every later start fail.
     """
     kind = type(resource).__name__
     try:
-        document = _ENCODER.encode(replace(resource, meta=replace(resource.meta, version=0)))
+        document = _ENCODER.encode(resource)
         _DECODERS[kind].decode(document)
     except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError, TypeError) as error:
         raise InvalidArgument(f"{kind} {resource.meta.name!r}", f"cannot be stored: {error}") from error
@@ -48,7 +47,14 @@ def decode(kind: str, name: str, version: int, document: bytes) -> Resource:
         if unknown:
             fields = ", ".join(sorted(unknown))
             raise FailedPrecondition(f"stored {kind} {name!r} has fields this version does not know: {fields}")
-    return replace(resource, meta=replace(resource.meta, version=version))
+    return stamped(resource, version)
+
+
+def stamped(resource: Resource, version: int) -> Resource:
+    """`resource` with the version the store gave it. Every kind has these three parts (`replace` costs four times)."""
+    meta = resource.meta
+    made = Meta(meta.name, version, meta.created_at, meta.deleting)
+    return type(resource)(made, resource.spec, resource.status)  # type: ignore[arg-type]  # of the same kind
 
 
 def _unknown_fields(stored: Any, known: Any, place: str = "") -> set[str]:

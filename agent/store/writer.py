@@ -13,14 +13,14 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from agent.errors import AlreadyExists, Conflict, NotFound, QuarryError, Unavailable
 from agent.model import Resource
 from agent.store import database, mirror
-from agent.store.documents import encode
+from agent.store.documents import encode, stamped
 from agent.store.interface import EventType
 from agent.store.mirror import Change, Mirror
 
@@ -71,8 +71,7 @@ def decide(write: Write, current: Resource | None, version: int) -> Change | Qua
 
 
 def _change(version: int, event: EventType, resource: Resource, document: bytes) -> Change:
-    stamped = replace(resource, meta=replace(resource.meta, version=version))
-    return Change(version, event, stamped, document)
+    return Change(version, event, stamped(resource, version), document)
 
 
 class Writer:
