@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.model import Volume
 from agent.store.local import open_local
@@ -39,9 +41,13 @@ class Held:
 class Subject(Machine):
     """`quarry standalone` with a disk per tier. `pods` is the one mount root; `canary` lies beside it."""
 
-    def __init__(self, kind: str, disk_size: str) -> None:
+    def __init__(
+        self, kind: str, disk_size: str, tiers: Sequence[str] = TIERS, settings: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(kind)
         self._disk_size = disk_size
+        self._tiers = tiers
+        self._settings = dict(settings or {})
         self.pods = self.folder / "pods"
         self.canary = self.folder / "canary"
         self.window = self.folder / "window.json"
@@ -64,12 +70,11 @@ class Subject(Machine):
         argv = [sys.executable, "-m", "tests.fuzz.window", "standalone"]
         argv += ["--state-dir", str(self.folder / "agent"), "--csi-endpoint", self.endpoint, "--node-name", NODE]
         argv += ["--spdk-socket", str(self.target.socket_path)]
-        for tier in TIERS:
+        for tier in self._tiers:
             argv += ["--file-disk", f"{self.folder}/{tier}.img:{self._disk_size}:{tier}"]
         argv += ["--nvmf-address", ADDRESS, "--nvmf-port", str(self.port)]
-        (self.folder / "config.yaml").write_text(
-            json.dumps({"mount_roots": [str(self.pods)], "log": {"level": "debug"}})
-        )
+        config = {"mount_roots": [str(self.pods)], "log": {"level": "debug"}, **self._settings}
+        (self.folder / "config.yaml").write_text(json.dumps(config))
         argv += ["--config", str(self.folder / "config.yaml")]
         environment = {**os.environ, "QUARRY_FUZZ_WINDOW": str(self.window)}
         with (self.folder / "agent.log").open("ab") as log:

@@ -1,0 +1,112 @@
+"""An agent on a target that many examples are run on, one after the other, each from nothing to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from agent.model import POOL_PREFIX
+from agent.spdk import app, lvol
+from agent.spdk.client import Client
+from agent.volumes.names import volume_id
+from tests.fuzz.subject import Subject
+from tests.model import calls
+from tests.model.driver import Driver
+from tests.model.world import Pool, Setting
+
+TIERS = ("nvme", "ssd")
+RATIO = 4.0
+SETTINGS = {"pool": {"overprovision_ratio": RATIO}, "reconcile": {"audit_interval_s": 0.5}}
+"""Little room, so that it runs out, and audits all the time, so that they meet everything."""
+
+T = TypeVar("T")
+
+
+class Bench:
+    """Made anew after an example that failed. Everything runs in one event loop."""
+
+    def __init__(self, kind: str, runner: asyncio.Runner) -> None:
+        self._kind = kind
+        self._runner = runner
+        self._subject: Subject | None = None
+        self._driver: Driver | None = None
+        self._free: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.examples = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    def driver(self) -> Driver:
+        """A driver of an agent that has no volumes."""
+        if self._driver is not None:
+            self.close()  # the last example did not come to its end
+        if self._subject is None:
+            self._subject = Subject(self._kind, "1GiB", TIERS, SETTINGS)
+            self._subject.target.start()
+            self._subject.start_agent()
+            self._driver = self.run(self._measured(self._subject))
+        else:
+            self._driver = Driver(self._subject, self._setting)
+        return self._driver
+
+    def finish(self, driver: Driver) -> None:
+        """Delete everything, then look whether everything is gone."""
+        self.run(self._finish(driver))
+        for what, count in driver.counts.items():
+            self.counts[what] = self.counts.get(what, 0) + count
+        self.examples += 1
+        self._driver = None
+
+    def close(self) -> None:
+        if self._driver is not None:
+            self.run(self._driver.close())
+            self._driver = None
+        if self._subject is not None:
+            self._subject.close()
+            self._subject = None
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _measured(self, subject: Subject) -> Driver:
+        driver = Driver(subject, Setting({}, volume_id))
+        await driver.wait_ready()
+        client, pools = driver.clients[0], {}
+        for tier in TIERS:
+            pools[tier] = Pool(await client.capacity({"tier": tier, "provisioning": "thick"}), RATIO)
+        self._free = await _free_bytes(subject)
+        driver.setting = self._setting = Setting(pools, volume_id)
+        return driver
+
+    async def _finish(self, driver: Driver) -> None:
+        assert self._subject is not None
+        await driver.audit()
+        await driver.delete_everything()
+        assert await self._subject.leftovers() == {}
+        assert await _free_bytes(self._subject) == self._free, "clusters are missing"
+        await self._capacity_returns(driver)
+        trouble = self._subject.trouble()
+        assert not trouble, trouble[0]
+        await driver.close()
+
+    async def _capacity_returns(self, driver: Driver) -> None:
+        """With the next audit at the latest, what may be promised is again what there is."""
+        deadline = time.monotonic() + 10
+        for tier, pool in driver.setting.pools.items():
+            parameters = {"tier": tier, "provisioning": "thick"}
+            while (found := await driver.clients[0].capacity(parameters)) != pool.size:
+                assert time.monotonic() < deadline, f"{tier}: {found} of {pool.size} bytes are offered, all is deleted"
+                await asyncio.sleep(0.05)
+            await driver.one(calls.Capacity(tier, True))
+
+
+async def _free_bytes(subject: Subject) -> dict[str, int]:
+    """Free bytes of every pool, straight from the target."""
+    async with Client(subject.target.socket_path, call_timeout_s=30) as rpc:
+        await rpc.wait_connected(30)
+        await app.wait_init(rpc)
+        return {
+            each.name: each.free_bytes for each in await lvol.list_lvstores(rpc) if each.name.startswith(POOL_PREFIX)
+        }

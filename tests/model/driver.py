@@ -1,0 +1,244 @@
+"""Between model and agent: sends calls, kills, writes and reads data, and keeps the worlds that are still possible.
+
+After calls that overlapped, or were cut off, there may be several; every later answer leaves those that admit it. When
+none is left, the agent has done what no order of the calls explains.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import grpc
+
+from agent.csi.client import CallFailed, CsiClient
+from agent.csi.pb import csi_pb2 as csi
+from agent.errors import QuarryError
+from agent.nvmf import initiator
+from tests.crash.machine import Machine, holdings
+from tests.model.calls import Delete, ListAll, Publish, Unpublish
+from tests.model.world import Answer, Call, Setting, World, after, maybe_after
+
+CLIENTS = 4
+PATIENCE_S = 30.0
+BLOCK = 4096
+_UNANSWERED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+class Driver:
+    """Drives one agent. `worlds` is never empty."""
+
+    def __init__(self, machine: Machine, setting: Setting) -> None:
+        self.machine = machine
+        self.setting = setting
+        self.worlds: frozenset[World] = frozenset({World()})
+        self.clients = [CsiClient(machine.endpoint, timeout_s=PATIENCE_S) for _ in range(CLIENTS)]
+        self.contexts: dict[str, dict[str, str]] = {}
+        self.counts: dict[str, int] = {}
+
+    async def close(self) -> None:
+        for client in self.clients:
+            await client.close()
+
+    # --- calls -----------------------------------------------------------------------------------------------
+
+    async def one(self, call: Call) -> Answer:
+        """A call on its own: only a definite answer will do."""
+        answer = await self._send(call, self.clients[0])
+        self._keep((after(call, world, self.setting, answer) for world in self.worlds), [(call, answer)])
+        return answer
+
+    async def again(self, call: Call, first: Answer) -> None:
+        """The same call once more: the same answer, to the byte."""
+        second = await self.one(call)
+        same = second.code is first.code and _serialized(second) == _serialized(first)
+        assert same, f"{call}: {first}\nrepeated: {second}"
+
+    async def together(self, calls: Sequence[Call]) -> None:
+        """Calls that overlap, each from a client of its own; one that is told to ask again did nothing."""
+        self._explain(calls, await asyncio.gather(*self._sent(calls)))
+
+    async def together_until_killed(self, calls: Sequence[Call], delay_s: float, victims: str) -> None:
+        """Calls that overlap with the death of the agent (and the target); callers repeat those cut off."""
+        sent = self._sent(calls)
+        await asyncio.sleep(delay_s)
+        await self.kill(victims)
+        answers = await asyncio.gather(*sent)
+        self._explain(calls, answers)
+        for call, answer in zip(calls, answers, strict=True):
+            if answer.code is None:
+                await self.one(call)
+
+    async def kill(self, victims: str) -> None:
+        """SIGKILL, and start again; returns when the target serves."""
+        self.machine.kill_agent()
+        if victims == "both":
+            self.machine.target.kill()
+            await asyncio.to_thread(self.machine.target.start)
+        self.machine.start_agent()
+        await self.wait_ready()
+
+    async def wait_ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                if await self.clients[0].probe():
+                    return
+            except CallFailed as error:
+                if error.code not in _UNANSWERED:
+                    raise
+            assert time.monotonic() < deadline, "the agent does not come back"
+            await asyncio.sleep(0.02)
+
+    # --- data ------------------------------------------------------------------------------------------------
+
+    async def write(self, name: str, offset: int, text: str) -> None:
+        """As the host the volume is published to; flushed, so it must survive everything from here on."""
+        (world,) = self.worlds
+        volume = world.get(name)
+        if volume is None or not volume.attached or offset + BLOCK > volume.size:
+            return
+        async with self._host(name) as host:
+            await host.write(1, offset, pattern(name, text))
+            await host.flush(1)
+        self.worlds = frozenset({world.having(volume.written(offset, text))})
+        self._count("write")
+
+    async def read(self, name: str, offsets: Iterable[int]) -> None:
+        """Every block has what was written to this volume there, or zeroes."""
+        (world,) = self.worlds
+        volume = world.get(name)
+        if volume is None or not volume.attached:
+            self._count("nothing to read")
+            return
+        data = dict(volume.data)
+        async with self._host(name) as host:
+            for offset in [*offsets, volume.size - BLOCK]:
+                if offset + BLOCK <= volume.size:
+                    expected = pattern(name, data[offset]) if offset in data else bytes(BLOCK)
+                    found = await host.read(1, offset, BLOCK)
+                    assert found == expected, f"{name} at {offset}: {found[:80]!r} instead of {expected[:80]!r}"
+        self._count("read")
+
+    async def knock(self, name: str) -> None:
+        """A host that the volume is not published to, and any host of a volume that is not published, stays out."""
+        (world,) = self.worlds
+        volume = world.get(name)
+        published = volume is not None and volume.attached is not None
+        context = self.contexts.get(name)
+        if context is None:
+            return
+        strangers = ["nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-00000000beef"]
+        if not published:
+            strangers.append(context["hostNqn"])
+        for stranger in strangers:
+            try:
+                host = await self._connect(context, stranger)
+            except (QuarryError, OSError):
+                continue
+            await host.close()
+            raise AssertionError(f"{stranger} was let in to {name}, published: {published}")
+        self._count("knock")
+
+    @asynccontextmanager
+    async def _host(self, name: str) -> AsyncIterator[initiator.Controller]:
+        context = self.contexts[name]
+        host = await self._connect(context, context["hostNqn"])
+        try:
+            namespaces = [each.uuid for each in await host.namespaces()]
+            assert namespaces == [context["uuid"]], f"{name}: {namespaces} behind {context}"
+            yield host
+        finally:
+            await host.close()
+
+    @staticmethod
+    async def _connect(context: Mapping[str, str], host_nqn: str) -> initiator.Controller:
+        address, port = context["address"], int(context["port"])
+        return await initiator.connect(address, port, context["nqn"], host_nqn, initiator.Options(timeout_s=10))
+
+    # --- the balance -----------------------------------------------------------------------------------------
+
+    async def audit(self) -> None:
+        """The target holds what the model says, neither more nor less."""
+        (world,) = self.worlds
+        found = await holdings(self.machine.target.socket_path)
+        ids = sorted(self.setting.id_of(each.name) for each in world.volumes)
+        assert found.lvols == ids, f"lvols {found.lvols} for volumes {ids}"
+        assert sorted(found.exports) == ids, f"subsystems {sorted(found.exports)} for volumes {ids}"
+        opened = {volume for volume, hosts in found.exports.items() if hosts}
+        assert opened == {self.setting.id_of(each.name) for each in world.volumes if each.attached}
+        self._count("audit")
+
+    async def delete_everything(self) -> None:
+        """Back to nothing, by the calls that a caller has."""
+        (world,) = self.worlds
+        for volume in world.volumes:
+            await self.one(Unpublish(volume.name, ""))
+            await self.one(Delete(volume.name))
+        assert self.worlds == {World()}
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    def _sent(self, calls: Sequence[Call]) -> list[asyncio.Task[Answer]]:
+        return [
+            asyncio.create_task(self._send(each, client)) for each, client in zip(calls, self.clients, strict=False)
+        ]
+
+    def _explain(self, calls: Sequence[Call], answers: Sequence[Answer]) -> None:
+        done = list(zip(calls, answers, strict=True))
+        effective = [(call, answer) for call, answer in done if answer.code is not grpc.StatusCode.ABORTED]
+        self._keep((self._in_any_order(world, effective) for world in self.worlds), done)
+
+    async def _send(self, call: Call, client: CsiClient) -> Answer:
+        self._count(type(call).__name__)
+        try:
+            response = await self._response(call, client)
+        except CallFailed as error:
+            return Answer(None if error.code in _UNANSWERED else error.code, details=error.details)
+        if isinstance(call, Publish):
+            self.contexts[call.name] = dict(response.publish_context)
+        return Answer(grpc.StatusCode.OK, response)
+
+    async def _response(self, call: Call, client: CsiClient) -> Any:
+        response = await client.call(call.method, call.request(self.setting))
+        if isinstance(call, ListAll) and call.page:
+            pages = [response]
+            while pages[-1].next_token:
+                assert len(pages[-1].entries) == call.page, "a page that is not full, and not the last"
+                request = csi.ListVolumesRequest(max_entries=call.page, starting_token=pages[-1].next_token)
+                pages.append(await client.call(call.method, request))
+            return csi.ListVolumesResponse(entries=[entry for page in pages for entry in page.entries])
+        return response
+
+    def _in_any_order(self, world: World, done: Sequence[tuple[Call, Answer]]) -> Iterator[World]:
+        for order in itertools.permutations(done):
+            possible = {world}
+            for call, answer in order:
+                step = maybe_after if answer.code is None else partial(after, answer=answer)
+                possible = {each for before in possible for each in step(call, before, self.setting)}
+            yield from possible
+
+    def _keep(self, worlds: Iterable[Iterable[World]], done: Sequence[tuple[Call, Answer]]) -> None:
+        left = frozenset(itertools.chain.from_iterable(worlds))
+        if not left:
+            said = "\n".join(f"  {call}: {answer}" for call, answer in done)
+            before = "\n".join(f"  {world}" for world in self.worlds)
+            raise AssertionError(f"no order of these calls explains\n{said}\nin any of\n{before}")
+        self.worlds = left
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def pattern(name: str, text: str) -> bytes:
+    """A block that no other volume has."""
+    return f"{name}|{text}|".encode().ljust(BLOCK, b"#")
+
+
+def _serialized(answer: Answer) -> bytes:
+    return answer.response.SerializeToString(deterministic=True) if answer.response is not None else b""
