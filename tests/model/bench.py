@@ -12,13 +12,21 @@ from agent.spdk import app, lvol
 from agent.spdk.client import Client
 from agent.volumes.names import volume_id
 from tests.fuzz.subject import Subject
-from tests.model import calls
 from tests.model.driver import Driver
-from tests.model.world import Pool, Setting
+from tests.model.world import CLUSTER, Pool, Setting
 
 TIERS = ("nvme", "ssd")
 RATIO = 4.0
-SETTINGS = {"pool": {"overprovision_ratio": RATIO}, "reconcile": {"audit_interval_s": 0.5}}
+RESERVE_PERCENT, WARNING_PERCENT = 5.0, 20.0
+SETTINGS = {
+    "pool": {
+        "overprovision_ratio": RATIO,
+        "reserve_percent": RESERVE_PERCENT,
+        "warning_percent": WARNING_PERCENT,
+        "refresh_interval_s": 0.3,
+    },
+    "reconcile": {"audit_interval_s": 0.5},
+}
 """Little room, so that it runs out, and audits all the time, so that they meet everything."""
 
 T = TypeVar("T")
@@ -44,12 +52,20 @@ class Bench:
         if self._driver is not None:
             self.close()  # the last example did not come to its end
         if self._subject is None:
-            self._subject = Subject(self._kind, "1GiB", TIERS, SETTINGS)
-            self._subject.target.start()
-            self._subject.start_agent()
-            self._driver = self.run(self._measured(self._subject))
-        else:
-            self._driver = Driver(self._subject, self._setting)
+            return self._fresh()
+        self._driver = Driver(self._subject, self._setting)
+        return self._driver
+
+    def _fresh(self) -> Driver:
+        self._subject = subject = Subject(self._kind, "1GiB", TIERS, SETTINGS)
+        try:
+            subject.target.start()
+            subject.start_agent()
+            self._driver = self.run(self._measured(subject))
+        except BaseException:
+            print(subject.agent_log()[-5000:])
+            self.close()
+            raise
         return self._driver
 
     def finish(self, driver: Driver) -> None:
@@ -75,7 +91,9 @@ class Bench:
         await driver.wait_ready()
         client, pools = driver.clients[0], {}
         for tier in TIERS:
-            pools[tier] = Pool(await client.capacity({"tier": tier, "provisioning": "thick"}), RATIO)
+            size = int(await client.capacity({"tier": tier, "provisioning": "thin"}) / RATIO)
+            reserve, warning = (int(size * percent / 100) for percent in (RESERVE_PERCENT, WARNING_PERCENT))
+            pools[tier] = Pool(size, RATIO, reserve, warning)
         self._free = await _free_bytes(subject)
         driver.setting = self._setting = Setting(pools, volume_id)
         return driver
@@ -95,11 +113,10 @@ class Bench:
         """With the next audit at the latest, what may be promised is again what there is."""
         deadline = time.monotonic() + 10
         for tier, pool in driver.setting.pools.items():
-            parameters = {"tier": tier, "provisioning": "thick"}
-            while (found := await driver.clients[0].capacity(parameters)) != pool.size:
-                assert time.monotonic() < deadline, f"{tier}: {found} of {pool.size} bytes are offered, all is deleted"
+            parameters, all_of_it = {"tier": tier, "provisioning": "thick"}, pool.size - pool.reserve
+            while (found := await driver.clients[0].capacity(parameters)) <= all_of_it - CLUSTER:
+                assert time.monotonic() < deadline, f"{tier}: {found} of {all_of_it} bytes offered, all is deleted"
                 await asyncio.sleep(0.05)
-            await driver.one(calls.Capacity(tier, True))
 
 
 async def _free_bytes(subject: Subject) -> dict[str, int]:

@@ -84,7 +84,7 @@ class Create(Call):
         if self.limit and made.size > self.limit:
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
             return
-        if self._least() > (pool.size if made.thick else pool.size * pool.ratio):
+        if self._least() > (pool.size - pool.reserve if made.thick else pool.size * pool.ratio):
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
             return
         surely, perhaps = setting.room(world, made.tier, made.thick)
@@ -244,6 +244,30 @@ class Validate(Call):
             return
         fitting = self.mode in SHORT_NAMES and self.parameters in ((), volume.parameters)
         yield Outcome(StatusCode.OK, world, lambda response: response.HasField("confirmed") == fitting)
+
+
+@dataclass(frozen=True)
+class Get(Call):
+    name: str
+    method = "Controller/ControllerGetVolume"
+
+    def request(self, setting: Setting) -> Message:
+        return csi.ControllerGetVolumeRequest(volume_id=setting.id_of(self.name))
+
+    def outcomes(self, world: World, setting: Setting) -> Iterator[Outcome]:
+        volume = world.get(self.name)
+        if volume is None:
+            yield Outcome(StatusCode.NOT_FOUND, world)
+        else:
+            yield Outcome(StatusCode.OK, world, lambda response: self._tells(response, volume, world, setting))
+
+    @staticmethod
+    def _tells(response: Any, volume: Vol, world: World, setting: Setting) -> bool:
+        status = response.status
+        nodes = [NODE] if volume.attached else []
+        well = not status.volume_condition.abnormal or not setting.comfortable(world, volume.tier)
+        size = response.volume.capacity_bytes
+        return well and size == volume.size and list(status.published_node_ids) == nodes
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class Driver:
 
     async def kill(self, victims: str) -> None:
         """SIGKILL, and start again; returns when the target serves."""
+        self._count(f"kill {victims}")
         self.machine.kill_agent()
         if victims == "both":
             self.machine.target.kill()
@@ -92,7 +93,8 @@ class Driver:
             except CallFailed as error:
                 if error.code not in _UNANSWERED:
                     raise
-            assert time.monotonic() < deadline, "the agent does not come back"
+            dead = self.machine.agent is not None and self.machine.agent.poll() is not None
+            assert not dead and time.monotonic() < deadline, f"no agent:\n{self.machine.agent_log()[-3000:]}"
             await asyncio.sleep(0.02)
 
     # --- data ------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tests.model.driver import BLOCK
 from tests.model.world import GIB, LARGEST, MIB, NODE, Call, Mode
 
 KILLS_MAX = 2
-EXAMPLES = {"embedded": 25, "real": 15}
+EXAMPLES = {"embedded": 20, "real": 10}
 STEPS = 30
 
 # --- what is drawn: names and numbers only, so that what is drawn next never depends on an answer ------------------
@@ -60,6 +60,7 @@ EXPANDS = st.builds(calls.Expand, NAMES, SIZES, LIMITS)
 CHANGES = st.one_of(GOOD_CREATES, GOOD_CREATES, CREATES, DELETES, PUBLISHES, GOOD_PUBLISHES, UNPUBLISHES, EXPANDS)
 QUESTIONS = st.one_of(
     st.builds(calls.Validate, NAMES, PARAMETERS, MODES),
+    st.builds(calls.Get, NAMES),
     st.builds(calls.ListAll, st.sampled_from((0, 1, 2, 100, -1))),
     st.builds(calls.ListFrom, st.sampled_from(("x", "after:", "☃", "1"))),
     st.builds(calls.Capacity, st.sampled_from((*TIERS, "hdd")), st.booleans()),
@@ -116,6 +117,7 @@ class Volumes(RuleBasedStateMachine):
     @rule(name=NAMES, offset=st.sampled_from(OFFSETS), text=st.sampled_from("abc"), unpublish=st.booleans())
     def use(self, name: str, offset: int, text: str, unpublish: bool) -> None:
         """As a pod does: publish, write, read, and perhaps close it again; then nobody else gets in."""
+        self._run(self.driver.one(calls.Create(name, 16 * MIB, parameters=(("tier", "ssd"),))))
         self._run(self.driver.one(calls.Publish(name)))
         self._run(self.driver.read(name, OFFSETS))
         self._run(self.driver.write(name, offset, text))

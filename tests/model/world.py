@@ -73,28 +73,34 @@ class World:
 
 @dataclass(frozen=True)
 class Pool:
-    """The one disk of a tier. `size` is what a thick volume can have when it is empty."""
+    """The one disk of a tier; `reserve` and `warning` are bytes that have to be free for promises, and for comfort."""
 
     size: int
     ratio: float
+    reserve: int
+    warning: int
 
     def promised(self, volumes: list[Vol]) -> float:
         return sum(each.size if each.thick else each.size / self.ratio for each in volumes)
 
-    def thin_room(self, volumes: list[Vol]) -> float:
-        return (self.size - self.promised(volumes)) * self.ratio
-
-    def thick_room(self, volumes: list[Vol]) -> tuple[float, float]:
-        """The least and the most that may be offered: clusters written by thin volumes are gone, sooner or later."""
-        most = self.size - self.promised(volumes)
-        taken = sum(each.size for each in volumes if each.thick)
+    def free(self, volumes: list[Vol]) -> int:
+        """The least that can be free: what thin volumes wrote is gone, and that of deleted ones for a while."""
+        thick = sum(each.size for each in volumes if each.thick)
         thin = [each for each in volumes if not each.thick]
         written = sum(len({offset // CLUSTER for offset, _ in each.data}) * CLUSTER for each in thin)
-        return min(most, self.size - taken - written - DELETED_MARGIN), most
+        return self.size - thick - written - _DELETED
+
+    def room(self, volumes: list[Vol], thick: bool) -> tuple[float, float]:
+        """(what is surely there, what may be there) for one more volume."""
+        free, left = self.free(volumes), self.size - self.promised(volumes)
+        if thick:
+            return min(left, free - self.reserve) - CLUSTER, min(left, self.size - self.reserve)
+        most = left * self.ratio
+        return most - CLUSTER if free >= self.reserve else 0, most
 
 
-DELETED_MARGIN = 64 * MIB
-"""What thin volumes deleted a moment ago had written may still count as taken, until the next audit."""
+_DELETED = 32 * MIB
+"""What thin volumes deleted a moment ago had written may still count as taken, until the next look."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,12 @@ class Setting:
         return [each for each in world.volumes if each.tier == tier]
 
     def room(self, world: World, tier: str, thick: bool) -> tuple[float, float]:
-        """(what is surely there, what may be there) for one more volume."""
-        pool, volumes = self.pools[tier], self.volumes_of(world, tier)
-        if thick:
-            return pool.thick_room(volumes)
-        room = pool.thin_room(volumes)
-        return room - 2 * CLUSTER, room + CLUSTER  # floating point, and rounding to clusters
+        return self.pools[tier].room(self.volumes_of(world, tier), thick)
+
+    def comfortable(self, world: World, tier: str) -> bool:
+        """Whether nothing can be wrong with the volumes of that tier."""
+        pool = self.pools[tier]
+        return pool.free(self.volumes_of(world, tier)) >= pool.warning
 
 
 @dataclass(frozen=True)
