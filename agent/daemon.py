@@ -27,12 +27,18 @@ from agent.store.local import LocalStore, open_local
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
 from agent.volumes.guard import VolumeGuard
+from agent.volumes.lineage import Lineage
 from agent.volumes.node import NodeVolumes
+from agent.volumes.operations import Operations
 from agent.volumes.placement import Ledger
 from agent.volumes.plan import Listener
 from agent.volumes.pools import Pools
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.service import VolumeService
+from agent.volumes.snapshot_keeper import SnapshotKeeper
+from agent.volumes.snapshot_reconcile import SnapshotReconciler
+from agent.volumes.snapshots import SnapshotService
+from agent.volumes.sources import Sources
 from agent.volumes.space import Thresholds
 
 log = logging.getLogger(__name__)
@@ -49,6 +55,7 @@ class Standalone:
 
     rpc: Client
     volumes: VolumeService
+    snapshots: SnapshotService
     keeper: TargetKeeper
     node: NodeVolumes
 
@@ -93,11 +100,21 @@ class Standalone:
         self._closers.push_async_callback(self.rpc.close)
         ledger, guard = _ledger(settings.pool), VolumeGuard()
         listener = Listener(settings.nvmf_address, settings.nvmf_port)
-        reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener)
+        lineage, operations = Lineage(), Operations(guard)
+        reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener, lineage)
         pools = Pools(self.rpc, store, ledger, node, settings.pool)
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
-        self.volumes = VolumeService(store, ledger, reconciler, guard, lambda: self.keeper.state, self._local_file)
+        cutter = SnapshotReconciler(self.rpc, store, ledger, reconciler, lineage)
+        self.keeper.companions.append(SnapshotKeeper(self.rpc, store, ledger, cutter, lineage, operations))
+        self.snapshots = SnapshotService(
+            store, ledger, cutter, lineage, operations, lambda volume: self.node.frozen(volume)
+        )
+        sources = Sources(store, ledger, self.snapshots, lineage)
+        self.volumes = VolumeService(
+            store, ledger, reconciler, guard, lambda: self.keeper.state, self._local_file, sources
+        )
         self._closers.push_async_callback(self.volumes.drain, STOP_GRACE_S)
+        self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
         self._closers.push_async_callback(self.keeper.stop)
         await self.keeper.start()
         await self.rpc.start()
@@ -135,7 +152,7 @@ class Standalone:
         self.node = NodeVolumes(
             settings.node_name, settings.mount_roots, frontends, notes, settings.snapshot.freeze_timeout_s
         )
-        return build_server(self.volumes, self.node, node, settings.csi_endpoint)
+        return build_server(self.volumes, self.snapshots, self.node, node, settings.csi_endpoint)
 
     async def _target_socket(self) -> Path:
         """The socket of the target: the given one, or that of an embedded target started here."""

@@ -213,6 +213,23 @@ class Attachment:
     readonly: bool = False
 
 
+class SourceKind(StrEnum):
+    SNAPSHOT = "snapshot"
+    VOLUME = "volume"
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSource:
+    """What a volume was made of: the snapshot or volume `id` names.
+
+    `snapshot` is the snapshot whose data it got: that one, or the internal one taken of the volume for this purpose.
+    """
+
+    kind: SourceKind
+    id: str
+    snapshot: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
     """`csi_name` is the name CreateVolume was called with; `meta.name` is the volume id derived from it."""
@@ -228,6 +245,7 @@ class VolumeSpec:
     attachments: tuple[Attachment, ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
     """The StorageClass parameters as given, sorted: what a repeated CreateVolume is compared with."""
+    source: VolumeSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +295,18 @@ class SnapshotPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotSpec:
+    """`meta.name` is the snapshot id and the name of its lvol, which lies where the volume lies."""
+
     csi_name: str
     volume: str
+    node: str = ""
+    disk: str = ""
+    size_bytes: int = 0
+    """Size of the volume when the snapshot was asked for."""
+    provisioning: Provisioning = Provisioning.THIN
+    """That of the volume: a snapshot weighs what its volume does."""
+    owner: str = ""
+    """Of an internal snapshot, which nobody but the agent sees: the volume that is being cloned with its help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +316,7 @@ class SnapshotStatus:
     created_at: float = 0.0
     lvols: tuple[tuple[str, str], ...] = ()
     """(replica name, lvol uuid) pairs."""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

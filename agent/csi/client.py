@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
+from agent.csi.snapshot_client import SnapshotClient
 from agent.errors import QuarryError
 
 Mode = csi.VolumeCapability.AccessMode
@@ -44,7 +45,17 @@ def capability(
     return csi.VolumeCapability(mount=mount, access_mode=access_mode)
 
 
-class CsiClient:
+def from_snapshot(snapshot_id: str) -> csi.VolumeContentSource:
+    """Of a new volume: it has what the snapshot has."""
+    return csi.VolumeContentSource(snapshot=csi.VolumeContentSource.SnapshotSource(snapshot_id=snapshot_id))
+
+
+def from_volume(volume_id: str) -> csi.VolumeContentSource:
+    """Of a new volume: it has what that volume has now."""
+    return csi.VolumeContentSource(volume=csi.VolumeContentSource.VolumeSource(volume_id=volume_id))
+
+
+class CsiClient(SnapshotClient):
     """One connection to `unix:///abs/path`. Every call raises CallFailed and takes at most `timeout_s` seconds.
 
     `async with CsiClient(endpoint) as client`; it connects with the first call and reconnects by itself.
@@ -113,13 +124,15 @@ class CsiClient:
         block: bool = False,
         fs_type: str = "ext4",
         limit_bytes: int = 0,
+        source: csi.VolumeContentSource | None = None,
     ) -> str:
-        """Create a volume; returns its id."""
+        """Create a volume; returns its id. `source`: see `from_snapshot` and `from_volume`."""
         request = csi.CreateVolumeRequest(
             name=name,
             capacity_range=csi.CapacityRange(required_bytes=size_bytes, limit_bytes=limit_bytes),
             volume_capabilities=[capability(block=block, fs_type=fs_type)],
             parameters=parameters,
+            volume_content_source=source,
         )
         response: csi.CreateVolumeResponse = await self.call("Controller/CreateVolume", request)
         return response.volume.volume_id

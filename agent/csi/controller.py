@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.csi import messages, parameters, topology, validation
+from agent.csi import messages, paging, parameters, topology, validation
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import CreateVolume, VolumeCondition, Volumes
-from agent.csi.status import InvalidToken
+from agent.csi.ports import CreateVolume, Snapshots, VolumeCondition, Volumes
+from agent.csi.snapshots import SnapshotCalls
 from agent.errors import InvalidArgument, QuarryError, shorten
 from agent.model import Frontend, Qos, Volume
 
@@ -22,16 +22,21 @@ _CAPABILITIES = (
     _Rpc.GET_CAPACITY,
     _Rpc.GET_VOLUME,
     _Rpc.VOLUME_CONDITION,
+    _Rpc.CREATE_DELETE_SNAPSHOT,
+    _Rpc.LIST_SNAPSHOTS,
+    _Rpc.GET_SNAPSHOT,
+    _Rpc.CLONE_VOLUME,
     _Rpc.EXPAND_VOLUME,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
 )
 
 
-class ControllerService(csi_pb2_grpc.ControllerServicer):
+class ControllerService(SnapshotCalls, csi_pb2_grpc.ControllerServicer):
     """csi.v1.Controller."""
 
-    def __init__(self, volumes: Volumes) -> None:
+    def __init__(self, volumes: Volumes, snapshots: Snapshots) -> None:
         self._volumes = volumes
+        self._snapshots = snapshots
 
     async def ControllerGetCapabilities(  # noqa: N802
         self, request: csi.ControllerGetCapabilitiesRequest, context: Any
@@ -93,20 +98,12 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
     async def ListVolumes(  # noqa: N802
         self, request: csi.ListVolumesRequest, context: Any
     ) -> csi.ListVolumesResponse:
-        """A page in order of the ids; the token is the last id of the page before, so changes do not shift pages."""
-        if request.max_entries < 0:
-            raise InvalidArgument("max_entries", f"{request.max_entries} is negative", "use 0 for all")
-        volumes = await self._volumes.list()
-        if after := _last_of_page(request.starting_token):
-            volumes = [volume for volume in volumes if volume.meta.name > after]
-        page = volumes[: request.max_entries] if request.max_entries else volumes
-        more = len(page) < len(volumes)
-        return csi.ListVolumesResponse(
-            entries=[
-                _entry(volume, how) for volume, how in zip(page, await self._volumes.conditions(page), strict=True)
-            ],
-            next_token=_TOKEN_PREFIX + page[-1].meta.name if more else "",
-        )
+        paging.check(request.max_entries)
+        after = paging.last_of_page(request.starting_token)
+        page, token = paging.page(await self._volumes.list(), after, request.max_entries)
+        conditions = await self._volumes.conditions(page)
+        entries = [_entry(volume, how) for volume, how in zip(page, conditions, strict=True)]
+        return csi.ListVolumesResponse(entries=entries, next_token=token)
 
     async def ControllerGetVolume(  # noqa: N802
         self, request: csi.ControllerGetVolumeRequest, context: Any
@@ -146,17 +143,16 @@ class ControllerService(csi_pb2_grpc.ControllerServicer):
         )
 
 
-_TOKEN_PREFIX = "after:"  # noqa: S105 - a page token
-
-
 def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
     name = validation.name(request.name)
     validation.capabilities(request.volume_capabilities)
-    required_bytes, limit_bytes = validation.size_range(request.capacity_range)
+    source = validation.source(request)
+    if source is None:
+        required_bytes, limit_bytes = validation.size_range(request.capacity_range)
+    else:  # no size given is the source's
+        required_bytes, limit_bytes = validation.checked_range(request.capacity_range)
     wanted = parameters.parse(request.parameters)
     validation.room_for_filesystem(request.volume_capabilities, wanted.fs_type, required_bytes)
-    if request.HasField("volume_content_source"):
-        raise InvalidArgument("volume_content_source", "not supported", "create an empty volume")
     if request.mutable_parameters:
         key = shorten(min(request.mutable_parameters))
         raise InvalidArgument(f"mutable_parameters[{key!r}]", "not supported", "leave mutable_parameters out")
@@ -171,20 +167,13 @@ def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
         qos=Qos(),
         parameters=wanted.given,
         topology=topology.requirement(request.accessibility_requirements),
+        source=source,
     )
 
 
 def _check_same_parameters(volume: Volume, request: csi.ValidateVolumeCapabilitiesRequest) -> None:
     if request.parameters and parameters.parse(request.parameters).given != volume.spec.parameters:
         raise InvalidArgument("parameters", "not those the volume was created with")
-
-
-def _last_of_page(token: str) -> str:
-    """The id in a ListVolumes token; empty for the first page."""
-    last = token.removeprefix(_TOKEN_PREFIX)
-    if token and (last == token or not last):
-        raise InvalidToken(f"starting_token {shorten(token)!r} was not handed out by this server; list from the start")
-    return last
 
 
 def _entry(volume: Volume, how: VolumeCondition) -> csi.ListVolumesResponse.Entry:

@@ -5,17 +5,31 @@ from __future__ import annotations
 from agent.csi import topology
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.ports import Capacity, VolumeCondition, VolumeStats
-from agent.model import Volume
+from agent.model import Snapshot, SnapshotPhase, SourceKind, Volume, VolumeSource
 from agent.volumes.topology import bound_to
 
 
 def volume(resource: Volume) -> csi.Volume:
     """A volume as CreateVolume and ListVolumes answer it, with its real size."""
+    made_of = resource.spec.source
     return csi.Volume(
+        content_source=_content_source(made_of) if made_of else None,
         volume_id=resource.meta.name,
         capacity_bytes=resource.status.size_bytes or resource.spec.size_bytes,
         accessible_topology=[topology.of_node(node) for node in bound_to(resource)],
     )
+
+
+def snapshot(resource: Snapshot) -> csi.Snapshot:
+    """A snapshot as CreateSnapshot and ListSnapshots answer it. Its size is the least of a volume made of it."""
+    answer = csi.Snapshot(
+        snapshot_id=resource.meta.name,
+        source_volume_id=resource.spec.volume,
+        size_bytes=resource.status.size_bytes,
+        ready_to_use=resource.status.phase is SnapshotPhase.READY,
+    )
+    answer.creation_time.FromNanoseconds(round(resource.status.created_at * 1e6) * 1000)
+    return answer
 
 
 def publish_context(resource: Volume, node: str) -> dict[str, str]:
@@ -65,3 +79,10 @@ def usage(stats: VolumeStats) -> list[csi.VolumeUsage]:
             )
         )
     return answer
+
+
+def _content_source(made_of: VolumeSource) -> csi.VolumeContentSource:
+    content = csi.VolumeContentSource
+    if made_of.kind is SourceKind.SNAPSHOT:
+        return content(snapshot=content.SnapshotSource(snapshot_id=made_of.id))
+    return content(volume=content.VolumeSource(volume_id=made_of.id))

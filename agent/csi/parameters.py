@@ -18,6 +18,9 @@ FS_TYPE_KEY = "csi.storage.k8s.io/fstype"
 _IGNORED = frozenset({"csi.storage.k8s.io/pvc/name", "csi.storage.k8s.io/pvc/namespace", "csi.storage.k8s.io/pv/name"})
 """What csi-provisioner adds with --extra-create-metadata: facts about the claim, no wishes."""
 
+_SNAPSHOTTER_PREFIX = "csi.storage.k8s.io/"
+"""Of what csi-snapshotter adds with --extra-create-metadata: volumesnapshot/name, volumesnapshotcontent/name, ..."""
+
 _KEYS = ("tier", "provisioning", "replicas", "frontend", FS_TYPE_KEY)
 
 _E = TypeVar("_E", bound=StrEnum)
@@ -48,6 +51,15 @@ def parse(parameters: Mapping[str, str]) -> VolumeParameters:
         fs_type=fs_type(f"parameters[{FS_TYPE_KEY!r}]", parameters.get(FS_TYPE_KEY, "")),
         given=tuple(sorted((key, value) for key, value in parameters.items() if key not in _IGNORED)),
     )
+
+
+def refuse_any(parameters: Mapping[str, str]) -> None:
+    """Of a VolumeSnapshotClass: there are none, but for the facts that csi-snapshotter adds."""
+    for key in sorted(parameters):
+        if not key.startswith(_SNAPSHOTTER_PREFIX):
+            raise InvalidArgument(
+                f"parameters[{shorten(key)!r}]", "unknown parameter", "accepted: none; snapshots have no parameters"
+            )
 
 
 def fs_type(field: str, value: str) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from agent.model import AccessMode, Provisioning, TargetState, Tier, Volume
+from agent.model import AccessMode, Provisioning, Snapshot, TargetState, Tier, Volume
 from agent.volumes.conditions import VolumeCondition
 from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
 from agent.volumes.placement import Capacity
-from agent.volumes.service import CreateVolume
+from agent.volumes.requests import CreateVolume
 from agent.volumes.topology import Requirement, Segment
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "NodeSide",
     "Requirement",
     "Segment",
+    "Snapshots",
     "VolumeCondition",
     "VolumeMode",
     "VolumeStats",
@@ -50,6 +51,18 @@ class Volumes(Protocol):
     async def conditions(self, volumes: Sequence[Volume]) -> Sequence[VolumeCondition]: ...
 
     def health(self) -> TargetState: ...
+
+
+class Snapshots(Protocol):
+    """Snapshots wherever they are (agent.volumes.snapshots.SnapshotService). Every call may be repeated."""
+
+    async def create(self, name: str, volume_id: str) -> Snapshot: ...
+
+    async def delete(self, snapshot: str) -> None: ...
+
+    async def get(self, name: str) -> Snapshot: ...
+
+    async def list(self, volume: str) -> list[Snapshot]: ...
 
 
 class NodeSide(Protocol):

@@ -15,7 +15,7 @@ from agent.csi.identity import IdentityService
 from agent.csi.interceptor import StatusInterceptor
 from agent.csi.node import NodeService
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import NodeSide, Volumes
+from agent.csi.ports import NodeSide, Snapshots, Volumes
 from agent.errors import FailedPrecondition
 from agent.model import StorageNode
 
@@ -74,12 +74,12 @@ class CsiServer:
             return
 
 
-def build_server(volumes: Volumes, node: NodeSide, this: StorageNode, endpoint: str) -> CsiServer:
+def build_server(volumes: Volumes, snapshots: Snapshots, node: NodeSide, this: StorageNode, endpoint: str) -> CsiServer:
     """The server of a machine that is its own controller (`quarry standalone`)."""
     return CsiServer(
         endpoint,
         IdentityService(volumes),
-        ControllerService(volumes),
+        ControllerService(volumes, snapshots),
         NodeService(volumes, node, this),
     )
 

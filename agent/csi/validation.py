@@ -16,7 +16,7 @@ from agent.csi.pb import csi_pb2 as csi
 from agent.csi.ports import Block, Filesystem, VolumeMode
 from agent.errors import InvalidArgument, OutOfRange, shorten
 from agent.host import filesystem
-from agent.model import AccessMode
+from agent.model import AccessMode, SourceKind, VolumeSource
 
 DEFAULT_SIZE_BYTES = 1 << 30
 """Size of a volume when the caller leaves it to us."""
@@ -89,6 +89,21 @@ def size_range(value: csi.CapacityRange) -> tuple[int, int]:
     if not limit or limit >= DEFAULT_SIZE_BYTES:
         return DEFAULT_SIZE_BYTES, limit
     return limit // _ROUNDING * _ROUNDING or limit, limit
+
+
+def source(request: csi.CreateVolumeRequest) -> VolumeSource | None:
+    """What the volume is to be made of; None: of nothing."""
+    if not request.HasField("volume_content_source"):
+        return None
+    value = request.volume_content_source
+    match value.WhichOneof("type"):
+        case "snapshot":
+            field = "volume_content_source.snapshot.snapshot_id"
+            return VolumeSource(SourceKind.SNAPSHOT, required(field, value.snapshot.snapshot_id))
+        case "volume":
+            field = "volume_content_source.volume.volume_id"
+            return VolumeSource(SourceKind.VOLUME, required(field, value.volume.volume_id))
+    raise InvalidArgument("volume_content_source", "names neither a snapshot nor a volume", "set one, or leave it out")
 
 
 def new_size(value: csi.CapacityRange) -> tuple[int, int]:

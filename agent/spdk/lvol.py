@@ -170,9 +170,21 @@ async def snapshot(rpc: Rpc, name: str, snapshot_name: str) -> str:
 
 
 async def clone(rpc: Rpc, snapshot_name: str, clone_name: str) -> str:
-    """A writable lvol over a snapshot or read-only lvol; returns its UUID. -32602 not read-only, or name taken."""
+    """A writable lvol over a snapshot or read-only lvol; returns its UUID. -32602 not read-only, or name taken.
+
+    Its clear method is the target's default, unmap, whatever the snapshot's is: see decision 0005 before using it.
+    """
     params = {"snapshot_name": snapshot_name, "clone_name": clone_name}
     return read("bdev_lvol_clone", await rpc.call("bdev_lvol_clone", params), str)
+
+
+async def set_parent(rpc: Rpc, name: str, parent: str) -> None:
+    """Put a thin lvol on top of a snapshot of the same size: what it has not written itself, the snapshot shows.
+
+    -19 one is absent; -32602 already its parent, not a thin lvol, another size, or no snapshot in the target's eyes:
+    one without clones is not called a snapshot any more once the pool was loaded anew (measured, v26.05).
+    """
+    await rpc.call("bdev_lvol_set_parent", {"lvol_name": name, "parent_name": parent})
 
 
 async def decouple_parent(rpc: Rpc, name: str, *, timeout_s: float | None = None) -> None:

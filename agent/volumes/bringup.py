@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from agent.config import Settings
 from agent.errors import Busy, Conflict, QuarryError, TransportClosed, Unavailable
@@ -27,6 +28,24 @@ from agent.volumes.pools import Pools
 from agent.volumes.reconcile import Reconciler
 
 log = logging.getLogger(__name__)
+
+
+class Companion(Protocol):
+    """Something else than volumes that a target is brought up for."""
+
+    async def start(self) -> None:
+        """Before the first connection."""
+        ...
+
+    async def stop(self) -> None: ...
+
+    async def brought_up(self, observed: Observed) -> None:
+        """A target was read; its volumes are settled next."""
+        ...
+
+    async def audited(self, observed: Observed) -> None:
+        """The volumes of a new target are settled, or the target was read again."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,7 @@ class TargetKeeper:
         self._serving = TargetState.UNKNOWN
         self._answers = True
         self._trouble = ""
+        self.companions: list[Companion] = []
         self.version = ""
         self.last_recovery: Recovery | None = None
 
@@ -73,6 +93,8 @@ class TargetKeeper:
         for volume in await self._store.list(Volume):
             for replica in volume.spec.placement:
                 self._ledger.reserve(volume.meta.name, replica.disk, volume.spec.size_bytes, volume.spec.provisioning)
+        for each in self.companions:
+            await each.start()
         self._client.on_change(self._on_change)
         self._changed.set()
         self._tasks = [
@@ -84,7 +106,7 @@ class TargetKeeper:
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *(each.stop() for each in self.companions), return_exceptions=True)
 
     @property
     def state(self) -> TargetState:
@@ -184,6 +206,8 @@ class TargetKeeper:
         self._reconciler.reset(observed)
         volumes = await self._store.list(Volume)
         await self._drop_foreign_exports(observed, volumes)
+        for each in self.companions:
+            await each.brought_up(observed)
         failed = await self._settle_all(each.meta.name for each in volumes if not each.meta.deleting)
         if self._serving is not TargetState.STARTING:
             raise TransportClosed("the connection was lost while the target was being rebuilt")
@@ -194,6 +218,8 @@ class TargetKeeper:
         # Deleting may take minutes (clusters are zeroed): it comes after everything that somebody waits for.
         self._failed = failed | {each.meta.name for each in volumes if each.meta.deleting}
         self._report_orphans(observed, volumes)
+        for each in self.companions:
+            await each.audited(observed)
         log.info(
             "target ready: %d disks, %d volumes in %.3f s, %d failed", len(disks), len(volumes), seconds, len(failed)
         )
@@ -226,6 +252,8 @@ class TargetKeeper:
             # The listing is older than calls made meanwhile: each is read again under its guard before it is judged.
             observed.mark_unknown(name)
         self._failed |= await self._settle_all(different)
+        for each in self.companions:
+            await each.audited(actual)
         return different
 
     async def _settle_all(self, names: Iterable[str]) -> set[str]:

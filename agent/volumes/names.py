@@ -8,6 +8,8 @@ import re
 from agent.model import NQN_PREFIX
 
 _VOLUME_ID = re.compile(r"vol-[0-9a-f]{32}")
+_SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{32}(-[1-9][0-9]{0,8})?")
+_HELPER = re.compile(r"help-[0-9a-f]{32}")
 _VOLUME_NQN_PREFIX = f"{NQN_PREFIX}:vol:"
 
 
@@ -23,6 +25,36 @@ def volume_id(csi_name: str) -> str:
 def is_volume_id(text: str) -> bool:
     """Whether `text` can be one of our volume ids."""
     return _VOLUME_ID.fullmatch(text) is not None
+
+
+def snapshot_id(csi_name: str, generation: int = 0) -> str:
+    """The id of the snapshot that CreateSnapshot calls `csi_name`, and the name of its lvol.
+
+    A deleted snapshot may have to stay in the pool for its clones: one made later under the same name is of the next
+    generation.
+    """
+    name = "snap-" + hashlib.sha256(csi_name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return f"{name}-{generation}" if generation else name
+
+
+def is_snapshot_id(text: str) -> bool:
+    """Whether `text` can be one of our snapshot ids."""
+    return _SNAPSHOT_ID.fullmatch(text) is not None
+
+
+def clone_name(volume: str) -> str:
+    """In place of a CSI name, that of the internal snapshot `volume` is cloned from. No CSI name has a NUL."""
+    return f"\0clone {volume}"
+
+
+def helper_name(volume: str) -> str:
+    """Name of the lvol that exists for a moment while `volume` is made from a snapshot that nothing depends on."""
+    return "help-" + volume.removeprefix("vol-")
+
+
+def is_helper_name(text: str) -> bool:
+    """Whether `text` names such an lvol. They hold nothing."""
+    return _HELPER.fullmatch(text) is not None
 
 
 def volume_nqn(volume: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from agent.model import Qos
 from agent.spdk import bdev, nvmf
 from agent.spdk.client import Rpc
-from agent.volumes.names import is_volume_id, volume_of_nqn
+from agent.volumes.names import is_helper_name, is_snapshot_id, is_volume_id, volume_of_nqn
 from agent.volumes.plan import NOTHING, DesiredReplica, Listener, LvolSeen, ObservedReplica, SubsystemSeen
 
 MIB = 1024 * 1024
@@ -26,6 +26,12 @@ class Observed:
     def __init__(self) -> None:
         self._replicas: dict[str, ObservedReplica] = {}
         self._unknown: set[str] = set()
+        self.snapshots: dict[str, str] = {}
+        """UUIDs of the snapshots' lvols by name, as of the reading."""
+        self.parents: dict[str, str] = {}
+        """The snapshot each lvol stands on, by name, as of the reading."""
+        self.helpers: list[str] = []
+        """Aliases of helper lvols, as of the reading."""
 
     def get(self, volume: str) -> ObservedReplica:
         return self._replicas.get(volume, NOTHING)
@@ -63,14 +69,22 @@ async def read_all(rpc: Rpc, pools: Iterable[str]) -> Observed:
     """
     wanted = frozenset(pools)
     devices, subsystems = await asyncio.gather(bdev.list_all(rpc), nvmf.list_subsystems(rpc))
+    observed = Observed()
     lvols: dict[str, LvolSeen] = {}
     for device in devices:
         for alias in device.aliases:
             pool, _, name = alias.partition("/")
-            if pool in wanted and is_volume_id(name):
+            if pool not in wanted:
+                continue
+            if is_volume_id(name):
                 lvols[name] = LvolSeen(device.uuid, device.size_bytes, _qos(device))
+            elif is_snapshot_id(name):
+                observed.snapshots[name] = device.uuid
+            elif is_helper_name(name):
+                observed.helpers.append(alias)
+            if device.lvol and device.lvol.base_snapshot:
+                observed.parents[name] = device.lvol.base_snapshot
     exports = {volume: _subsystem(each) for each in subsystems if (volume := volume_of_nqn(each.nqn))}
-    observed = Observed()
     for volume in lvols.keys() | exports.keys():
         observed.set(volume, ObservedReplica(lvols.get(volume), exports.get(volume)))
     return observed

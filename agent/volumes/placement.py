@@ -190,6 +190,8 @@ class Request:
     topology: Requirement = ANYWHERE
     avoid: frozenset[str] = frozenset()
     """Disks that refused the volume just now."""
+    disk: str = ""
+    """The only disk it can be on: that of its source."""
 
 
 def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
@@ -199,10 +201,15 @@ def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
     limit leaves no whole cluster count.
     """
     pools = [
-        pool for pool in ledger.pools() if pool.tier is request.tier and request.topology.allows(pool.node, pool.zone)
+        pool
+        for pool in ledger.pools()
+        if pool.tier is request.tier
+        and request.topology.allows(pool.node, pool.zone)
+        and request.disk in ("", pool.disk)
     ]
     if not pools:
-        raise ResourceExhausted(f"there is no ready disk of tier {request.tier}{_where(request)}")
+        what = f"the disk of its source, {request.disk}, is not" if request.disk else "there is no ready disk"
+        raise ResourceExhausted(f"{what} of tier {request.tier}{_where(request)}")
     fitting = [
         pool for pool in pools if not request.limit_bytes or pool.round_up(request.size_bytes) <= request.limit_bytes
     ]

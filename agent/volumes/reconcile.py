@@ -14,6 +14,7 @@ from agent.model import POOL_PREFIX, Endpoint, Provisioning, ReplicaStatus, Volu
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes import actions
+from agent.volumes.lineage import Lineage
 from agent.volumes.names import serial_number, volume_nqn
 from agent.volumes.observed import Observed, read_one
 from agent.volumes.placement import Ledger
@@ -22,6 +23,7 @@ from agent.volumes.plan import (
     AddListener,
     CreateLvol,
     CreateSubsystem,
+    DeleteLvol,
     DesiredReplica,
     Listener,
     ResizeLvol,
@@ -29,6 +31,7 @@ from agent.volumes.plan import (
     is_lost,
     plan,
 )
+from agent.volumes.seeding import Seeder
 
 ATTEMPTS = 5
 """How often a volume is re-read and re-planned in one call before the target's refusal is passed on."""
@@ -44,7 +47,9 @@ class Reconciler:
     `ready_timeout_s`, then raises Unavailable.
     """
 
-    def __init__(self, rpc: Rpc, store: Store, ledger: Ledger, node: str, listener: Listener) -> None:
+    def __init__(
+        self, rpc: Rpc, store: Store, ledger: Ledger, node: str, listener: Listener, lineage: Lineage | None = None
+    ) -> None:
         self._rpc = rpc
         self._store = store
         self._ledger = ledger
@@ -53,6 +58,8 @@ class Reconciler:
         self._observed: Observed | None = None
         self._filled = asyncio.Event()
         self.ready_timeout_s = 5.0
+        self._lineage = lineage or Lineage()
+        self._seeder = Seeder(rpc, self._lineage)
 
     @property
     def observed(self) -> Observed | None:
@@ -97,29 +104,38 @@ class Reconciler:
         desired = self.desired(volume)
         if desired is None:
             return volume
-        await self._ready()
+        await self.ready()
         disk = desired.pool.removeprefix(POOL_PREFIX)
         if self._ledger.pool(disk) is None:
             raise Unavailable(f"disk {disk} of volume {desired.volume} is not ready; repeat the call when it is")
+        if volume.spec.source is not None and not desired.lvol_uuid:
+            await self._seeder.settle(volume.spec.source, desired)
+            await self.refresh(desired)
         await self._converge(desired)
         if volume.meta.deleting:
             await self._store.delete(Volume, volume.meta.name)
             self._ledger.release(volume.meta.name)
+            self._lineage.gone(volume.meta.name)
+            if volume.spec.source is not None:
+                self._lineage.served(volume.meta.name, volume.spec.source.snapshot)
             return None
         status = self._status(volume, desired)
         if status == volume.status:
             return volume
-        return await self._store.update(replace(volume, status=status))
+        updated = await self._store.update(replace(volume, status=status))
+        if volume.spec.source is not None:
+            self._lineage.served(volume.meta.name, volume.spec.source.snapshot)
+        return updated
 
     async def refresh(self, desired: DesiredReplica) -> None:
         """Read one volume's state back from the target."""
-        observed = await self._ready()
+        observed = await self.ready()
         observed.set(desired.volume, await read_one(self._rpc, desired))
 
     async def _converge(self, desired: DesiredReplica) -> None:
         refused: Action | None = None
         for attempt in range(ATTEMPTS):
-            observed = await self._ready()
+            observed = await self.ready()
             if not observed.is_known(desired.volume):
                 await self.refresh(desired)
             rounds = plan(desired, observed.get(desired.volume))
@@ -144,7 +160,7 @@ class Reconciler:
         """Run the rounds; the first refusal ends them and is returned, everything that succeeded is recorded."""
         for actions_of_round in rounds:
             observed.mark_unknown(desired.volume)
-            results = await self._run_together(actions_of_round)
+            results = await self._run(desired, actions_of_round)
             for result in results:
                 if isinstance(result, BaseException) and not isinstance(result, RpcError):
                     raise _no_answer(desired, result)
@@ -157,6 +173,12 @@ class Reconciler:
                 if isinstance(result, RpcError):
                     return action, result
         return None
+
+    async def _run(self, desired: DesiredReplica, actions_of_round: Round) -> list[str | BaseException]:
+        if not any(isinstance(action, DeleteLvol | ResizeLvol) for action in actions_of_round):
+            return await self._run_together(actions_of_round)
+        async with self._lineage.lvols.hold(desired.volume):
+            return await self._run_together(actions_of_round)
 
     async def _run_together(self, actions_of_round: Round) -> list[str | BaseException]:
         """Results or errors of the actions in order; their calls go out together.
@@ -177,7 +199,8 @@ class Reconciler:
                 task.cancel()  # those that were not awaited: this task was cancelled
         return results
 
-    async def _ready(self) -> Observed:
+    async def ready(self) -> Observed:
+        """What is known of the target, once it is; Unavailable when that takes longer than `ready_timeout_s`."""
         if self._observed is None:
             try:
                 await asyncio.wait_for(self._filled.wait(), self.ready_timeout_s)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +26,8 @@ from agent.model import (
     AccessMode,
     Attachment,
     Disk,
-    Frontend,
     Meta,
     Provisioning,
-    Qos,
     Replica,
     StorageNode,
     TargetState,
@@ -42,29 +40,15 @@ from agent.store.interface import Store
 from agent.volumes.conditions import VolumeCondition, condition
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.names import is_volume_id, volume_id
-from agent.volumes.placement import Capacity, Ledger, Pool, Request, choose
+from agent.volumes.placement import Capacity, Ledger, Pool, choose
 from agent.volumes.reconcile import Reconciler
-from agent.volumes.topology import ANYWHERE, EVERYWHERE, Requirement, Segment, bound_to
+from agent.volumes.requests import CreateVolume
+from agent.volumes.sources import Sources
+from agent.volumes.topology import EVERYWHERE, Segment, bound_to
 
 T = TypeVar("T")
 
 _SHARED = frozenset({AccessMode.ROX, AccessMode.RWX})
-
-
-@dataclass(frozen=True)
-class CreateVolume:
-    """What CreateVolume asks for. `limit_bytes` 0: no limit."""
-
-    name: str
-    required_bytes: int
-    tier: Tier
-    limit_bytes: int = 0
-    provisioning: Provisioning = Provisioning.THIN
-    replica_count: int = 1
-    frontend: Frontend = Frontend.NVME_TCP
-    qos: Qos = field(default_factory=Qos)
-    parameters: tuple[tuple[str, str], ...] = ()
-    topology: Requirement = ANYWHERE
 
 
 class VolumeService:
@@ -78,6 +62,7 @@ class VolumeService:
         guard: VolumeGuard,
         target_state: Callable[[], TargetState],
         local_file: Callable[[str], Awaitable[Path | None]],
+        sources: Sources,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -85,6 +70,7 @@ class VolumeService:
         self._guard = guard
         self._target_state = target_state
         self._local_file = local_file
+        self._sources = sources
         self._operations: set[asyncio.Task[Any]] = set()
 
     # --- queries ---------------------------------------------------------------------------------------------
@@ -215,6 +201,12 @@ class VolumeService:
                 return await self._settle(existing)
         else:
             self._refuse_unrecorded(name)
+            if request.source is not None:
+                async with self._sources.opened(name, request) as complete:
+                    return await self._make(name, complete, None)
+        return await self._make(name, request, existing)
+
+    async def _make(self, name: str, request: CreateVolume, existing: Volume | None) -> Volume:
         refused: set[str] = set()
         # One that was recorded and never made holds nothing, and has its disk no more for sure than a new one.
         begun = existing
@@ -226,7 +218,9 @@ class VolumeService:
                 # A final answer means that nothing is left behind. A pool that is full may have a neighbour.
                 refused.add(volume.spec.placement[0].disk)
                 await self._abandon(volume)
-                if not isinstance(error, ResourceExhausted) or not self._roomy(request, frozenset(refused)):
+                if not isinstance(error, ResourceExhausted) or request.source is not None:
+                    raise
+                if not self._roomy(request, frozenset(refused)):
                     raise
 
     async def _require_reachable(self, volume: Volume, request: CreateVolume) -> None:
@@ -262,6 +256,7 @@ class VolumeService:
                 frontend=request.frontend,
                 qos=request.qos,
                 parameters=request.parameters,
+                source=request.source,
             ),
         )
         try:
@@ -271,17 +266,7 @@ class VolumeService:
             raise
 
     def _choose(self, request: CreateVolume, avoid: frozenset[str]) -> tuple[Pool, int]:
-        return choose(
-            self._ledger,
-            Request(
-                size_bytes=request.required_bytes,
-                limit_bytes=request.limit_bytes,
-                tier=request.tier,
-                provisioning=request.provisioning,
-                topology=request.topology,
-                avoid=avoid,
-            ),
-        )
+        return choose(self._ledger, request.placement(avoid))
 
     def _roomy(self, request: CreateVolume, avoid: frozenset[str]) -> bool:
         try:
@@ -388,5 +373,10 @@ def _require_same(volume: Volume, request: CreateVolume) -> None:
         raise AlreadyExists("volume", request.name, "under the same id with another name")
     if spec.size_bytes < request.required_bytes or (request.limit_bytes and spec.size_bytes > request.limit_bytes):
         raise AlreadyExists("volume", request.name, f"with {spec.size_bytes} bytes")
-    if spec.parameters != request.parameters or spec.tier is not request.tier:
+    if spec.parameters != request.parameters or (spec.tier is not request.tier and spec.source is None):
         raise AlreadyExists("volume", request.name, "with other parameters")
+    if (spec.source and (spec.source.kind, spec.source.id)) != (
+        request.source and (request.source.kind, request.source.id)
+    ):
+        what = f"{spec.source.kind} {spec.source.id}" if spec.source else "nothing"
+        raise AlreadyExists("volume", request.name, f"made of {what}")

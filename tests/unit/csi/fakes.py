@@ -89,6 +89,7 @@ class MemoryVolumes:
             placement=(Replica("r0", self.node, "disk0"),),
             frontend=request.frontend,
             parameters=request.parameters,
+            source=request.source,
         )
         volume = Volume(Meta(name, 1), spec)
         endpoint = Endpoint(volume_nqn(name), self.address, 4420)

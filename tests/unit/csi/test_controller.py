@@ -276,7 +276,20 @@ async def test_publish_tells_the_node_where_to_go(driver: Driver) -> None:
         ("ListVolumes", csi.ListVolumesRequest(max_entries=-1), StatusCode.INVALID_ARGUMENT),
         ("ListVolumes", csi.ListVolumesRequest(starting_token="invalid"), StatusCode.ABORTED),
         ("GetCapacity", csi.GetCapacityRequest(parameters={"x": "1"}), StatusCode.INVALID_ARGUMENT),
-        ("CreateSnapshot", csi.CreateSnapshotRequest(), StatusCode.UNIMPLEMENTED),
+        ("CreateSnapshot", csi.CreateSnapshotRequest(), StatusCode.INVALID_ARGUMENT),
+        ("CreateSnapshot", csi.CreateSnapshotRequest(name="s"), StatusCode.INVALID_ARGUMENT),
+        ("CreateSnapshot", csi.CreateSnapshotRequest(source_volume_id="v"), StatusCode.INVALID_ARGUMENT),
+        ("CreateSnapshot", csi.CreateSnapshotRequest(name="s", source_volume_id="v"), StatusCode.NOT_FOUND),
+        (
+            "CreateSnapshot",
+            csi.CreateSnapshotRequest(name="s", source_volume_id="v", parameters={"x": "1"}),
+            StatusCode.INVALID_ARGUMENT,
+        ),
+        ("DeleteSnapshot", csi.DeleteSnapshotRequest(), StatusCode.INVALID_ARGUMENT),
+        ("GetSnapshot", csi.GetSnapshotRequest(), StatusCode.INVALID_ARGUMENT),
+        ("GetSnapshot", csi.GetSnapshotRequest(snapshot_id="s"), StatusCode.NOT_FOUND),
+        ("ListSnapshots", csi.ListSnapshotsRequest(max_entries=-1), StatusCode.INVALID_ARGUMENT),
+        ("ListSnapshots", csi.ListSnapshotsRequest(starting_token="invalid"), StatusCode.ABORTED),
     ],
 )
 async def test_what_is_missing_is_found_before_what_does_not_exist(

@@ -20,13 +20,15 @@ from agent.csi.server import CsiServer, build_server
 from agent.model import TargetState
 
 from .conftest import THIS, Driver
+from .fake_snapshots import MemorySnapshots
 from .fakes import MemoryNode, MemoryVolumes
 
 GIB = 1 << 30
 
 
 def new_server(endpoint: str) -> CsiServer:
-    return build_server(MemoryVolumes(), MemoryNode(), THIS, endpoint)
+    volumes = MemoryVolumes()
+    return build_server(volumes, MemorySnapshots(volumes), MemoryNode(), THIS, endpoint)
 
 
 # --- Identity ----------------------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ async def test_cancellation_reaches_the_domain(driver: Driver) -> None:
 async def test_stop_lets_calls_in_flight_end(short_dir: Path) -> None:
     endpoint = f"unix://{short_dir}/s"
     volumes = MemoryVolumes()
-    server = build_server(volumes, MemoryNode(), THIS, endpoint)
+    server = build_server(volumes, MemorySnapshots(volumes), MemoryNode(), THIS, endpoint)
     await server.start()
     async with CsiClient(endpoint) as client:
         volumes.gate.clear()

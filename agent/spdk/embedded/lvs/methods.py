@@ -60,6 +60,11 @@ class CloneParams(Params):
     clone_name: str
 
 
+class SetParentParams(Params):
+    lvol_name: str
+    parent_name: str
+
+
 class NameParams(Params):
     name: str
 
@@ -122,6 +127,7 @@ class LvolMethods:
         methods.add("bdev_lvol_rename", RenameParams, self.rename)
         methods.add("bdev_lvol_snapshot", SnapshotParams, self.snapshot)
         methods.add("bdev_lvol_clone", CloneParams, self.clone)
+        methods.add("bdev_lvol_set_parent", SetParentParams, self.set_parent)
 
     def _store(self, uuid: str | None, name: str | None) -> Lvstore:
         """Exactly one of the two names it; RpcFault -22 otherwise, -19 when there is none."""
@@ -206,3 +212,11 @@ class LvolMethods:
 
     async def clone(self, params: CloneParams) -> str:
         return await operations.clone(*self._manager.lvol(params.snapshot_name), params.clone_name)
+
+    async def set_parent(self, params: SetParentParams) -> bool:
+        store, bdev = self._manager.lvol(params.lvol_name)
+        other, parent = self._manager.lvol(params.parent_name)
+        if other is not store:
+            raise operations.refused(errno.EINVAL)
+        await operations.set_parent(store, bdev, parent)
+        return True

@@ -222,6 +222,33 @@ async def clone(store: Lvstore, bdev: LvolBdev, name: str) -> str:
             return uuid
 
 
+async def set_parent(store: Lvstore, bdev: LvolBdev, parent: LvolBdev) -> None:
+    """What the lvol has not written itself becomes the snapshot's."""
+    if bdev is parent:
+        raise refused(errno.EINVAL)
+    if bdev.record.parent == parent.record.uuid:
+        raise refused(errno.EEXIST)
+    async with _exclusive(parent), _exclusive(bdev):
+        if not bdev.record.thin or not parent.snapshot or bdev.record.clusters != parent.record.clusters:
+            raise refused(errno.EINVAL)
+        async with bdev.gate.closed():
+            await _overlay(parent.path, bdev)
+            _still_there(store, bdev, bdev.path)
+            with _journalled():
+                store.apply([replace(bdev.record, parent=parent.record.uuid)])
+        await store.commit()
+
+
+async def _overlay(below: Path, bdev: LvolBdev) -> None:
+    """Fill the clusters that the lvol does not own. Until the journal says so they are nobody's: a crash is no harm."""
+    size = bdev.size_bytes // bdev.record.clusters if bdev.record.clusters else 0
+    absent = bdev.record.own.missing(0, bdev.record.clusters - 1)
+    try:
+        await asyncio.to_thread(datafile.fill, below, bdev.path, ((each * size, size) for each in absent))
+    except OSError as error:
+        raise refused(error.errno or errno.EIO) from error
+
+
 def _check_copy(store: Lvstore, name: str, *, can: bool) -> None:
     if not name_fits(name) or not can:
         raise refused(errno.EINVAL)

@@ -1,0 +1,145 @@
+"""Who depends on whom: which lvol stands on which snapshot, what waits for a snapshot, and the locks on lvols.
+
+Kept in memory, derived from the store and the target. SPDK lets one change at a time happen to an lvol and its clones,
+and a deletion that it refuses because another change is under way takes the lvol's bdev away all the same: so whoever
+changes an lvol holds it here, a parent before its clone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from agent.model import Snapshot, SnapshotPhase, Volume
+from agent.volumes.guard import VolumeGuard
+from agent.volumes.names import snapshot_id
+
+
+class Lineage:
+    """`lvols` are the locks, by lvol name; `stirred` is set when a deleted snapshot may be able to go now."""
+
+    def __init__(self) -> None:
+        self.lvols = VolumeGuard()
+        self.stirred = asyncio.Event()
+        self._parents: dict[str, str] = {}
+        self._live: dict[str, str] = {}
+        self._ids: set[str] = set()
+        self._hidden: set[str] = set()
+        self._internal: set[str] = set()
+        self._due: set[str] = set()
+        self._waiting: dict[str, set[str]] = {}
+
+    def load(self, snapshots: Iterable[Snapshot], volumes: Iterable[Volume]) -> None:
+        """Start from what is stored."""
+        for snapshot in snapshots:
+            self.add(snapshot)
+        for volume in volumes:
+            if volume.spec.source is not None and not is_made(volume):
+                self.expect(volume.meta.name, volume.spec.source.snapshot)
+
+    # --- the target's tree ---
+
+    def reset(self, parents: Mapping[str, str]) -> None:
+        """The snapshot that each lvol stands on, by name, as the target tells."""
+        self._parents = dict(parents)
+
+    def parent_of(self, lvol: str) -> str:
+        """The snapshot `lvol` stands on, empty when it stands by itself."""
+        return self._parents.get(lvol, "")
+
+    def cut(self, lvol: str, snapshot: str) -> None:
+        """`snapshot` was taken of `lvol`, and is now between it and what it stood on."""
+        self.put_on(snapshot, self.parent_of(lvol))
+        self._parents[lvol] = snapshot
+
+    def put_on(self, lvol: str, snapshot: str) -> None:
+        """`lvol` was put on `snapshot` (empty: on nothing)."""
+        if snapshot:
+            self._parents[lvol] = snapshot
+        else:
+            self._parents.pop(lvol, None)
+
+    def gone(self, lvol: str, heir: str = "") -> None:
+        """`lvol` was deleted; `heir` is the clone that took its place, if it had one."""
+        parent = self._parents.pop(lvol, "")
+        if heir:
+            self.put_on(heir, parent)
+        elif parent in self._hidden:
+            self.stir(parent)
+
+    # --- the records ---
+
+    def live(self, csi_name: str) -> str | None:
+        """Id of the snapshot with that name which is not deleted."""
+        return self._live.get(csi_name)
+
+    def free_id(self, csi_name: str) -> str:
+        """The id for a new snapshot of that name: of a generation that no deleted one occupies."""
+        generation = 0
+        while (found := snapshot_id(csi_name, generation)) in self._ids:
+            generation += 1
+        return found
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Know a snapshot as it is now in the store."""
+        name = snapshot.meta.name
+        self._ids.add(name)
+        if snapshot.spec.owner:
+            self._internal.add(name)
+        if snapshot.meta.deleting:
+            self._hidden.add(name)
+            if self._live.get(snapshot.spec.csi_name) == name:
+                del self._live[snapshot.spec.csi_name]
+        else:
+            self._live[snapshot.spec.csi_name] = name
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """The record is gone."""
+        name = snapshot.meta.name
+        for known in (self._ids, self._hidden, self._internal, self._due):
+            known.discard(name)
+        if self._live.get(snapshot.spec.csi_name) == name:
+            del self._live[snapshot.spec.csi_name]
+
+    # --- who waits ---
+
+    def expect(self, volume: str, snapshot: str) -> None:
+        """`volume` is going to be made of `snapshot`: until then that stays."""
+        self._waiting.setdefault(snapshot, set()).add(volume)
+
+    def served(self, volume: str, snapshot: str) -> None:
+        """`volume` is made, or never will be: it needs `snapshot` no more."""
+        waiting = self._waiting.get(snapshot, set())
+        waiting.discard(volume)
+        if not waiting:
+            self._waiting.pop(snapshot, None)
+            if snapshot in self._hidden or snapshot in self._internal:
+                self.stir(snapshot)
+
+    def waiting_for(self, snapshot: str) -> tuple[str, ...]:
+        """Volumes that are still to be made of `snapshot`."""
+        return tuple(sorted(self._waiting.get(snapshot, ())))
+
+    # --- what is to be tidied up ---
+
+    def stir(self, *snapshots: str) -> None:
+        """Have these looked at; none named: all that are deleted or internal."""
+        self._due |= set(snapshots) or self._hidden | self._internal
+        if self._due:
+            self.stirred.set()
+
+    def take_due(self) -> list[str]:
+        """What is to be looked at, once."""
+        due, self._due = self._due, set()
+        self.stirred.clear()
+        return sorted(due)
+
+
+def is_made(volume: Volume) -> bool:
+    """Whether the volume has its lvol, with all its data."""
+    return any(replica.lvol_uuid for replica in volume.status.replicas)
+
+
+def is_visible(snapshot: Snapshot) -> bool:
+    """Whether callers may know of it."""
+    return not snapshot.meta.deleting and not snapshot.spec.owner and snapshot.status.phase is not SnapshotPhase.PENDING

@@ -1,0 +1,41 @@
+"""Operations that run to their end even if their caller goes away: nothing is left half known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from agent.volumes.guard import VolumeGuard
+
+T = TypeVar("T")
+
+
+class Operations:
+    """Runs operations under a guard, by the name of what they change."""
+
+    def __init__(self, guard: VolumeGuard) -> None:
+        self.guard = guard
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, name: str, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run `operation` holding `name`, uninterrupted. Raises Busy when it is held for too long."""
+
+        async def guarded() -> T:
+            async with self.guard.hold(name):
+                return await operation()
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return await asyncio.shield(task)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # retrieved here in case the caller went away
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for the operations in flight, at most `timeout_s` seconds; called at shutdown."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)

@@ -1,0 +1,129 @@
+"""Keeps snapshots right in the background: what a crash left, what was lost, and deletions that had to wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+
+from agent.errors import QuarryError
+from agent.model import Snapshot, SnapshotPhase, Volume
+from agent.spdk.client import Rpc
+from agent.store.interface import Store
+from agent.volumes.lineage import Lineage, is_made
+from agent.volumes.observed import Observed
+from agent.volumes.operations import Operations
+from agent.volumes.placement import Ledger
+from agent.volumes.seeding import drop_helper
+from agent.volumes.snapshot_reconcile import SnapshotReconciler
+from agent.volumes.snapshots import guard_key
+
+log = logging.getLogger(__name__)
+
+RETRY_MIN_S, RETRY_MAX_S = 0.2, 30.0
+
+
+class SnapshotKeeper:
+    """`start` before the target is brought up, then `brought_up` and `audited` with what was read of it."""
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        store: Store,
+        ledger: Ledger,
+        reconciler: SnapshotReconciler,
+        lineage: Lineage,
+        operations: Operations,
+    ) -> None:
+        self._rpc = rpc
+        self._store = store
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._lineage = lineage
+        self._operations = operations
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Count what is stored, and begin to tidy up in the background."""
+        snapshots = await self._store.list(Snapshot)
+        self._lineage.load(snapshots, await self._store.list(Volume))
+        for each in snapshots:
+            self._ledger.reserve(each.meta.name, each.spec.disk, each.spec.size_bytes, each.spec.provisioning)
+        self._task = asyncio.create_task(self._run(), name="snapshot-keeper")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def brought_up(self, observed: Observed) -> None:
+        """A target was read: before any volume is settled."""
+        self._lineage.reset(observed.parents)
+        for name in observed.helpers:
+            log.info("removing %s, left by an operation that was interrupted", name)
+            await drop_helper(self._rpc, name)
+        known = {each.meta.name for each in await self._store.list(Snapshot)}
+        if orphans := sorted(observed.snapshots.keys() - known):
+            log.error(
+                "%d snapshots in the pools are of no known one and are left alone: %s",
+                len(orphans),
+                ", ".join(orphans[:20]),
+            )
+
+    async def audited(self, observed: Observed) -> None:
+        """Have those looked at whose data are not as recorded, and all that are waiting to go."""
+        lost = []
+        for each in await self._store.list(Snapshot):
+            recorded = each.status.lvols[0][1] if each.status.lvols else ""
+            here = self._ledger.pool(each.spec.disk) is not None
+            there = observed.snapshots.get(each.meta.name, "") == recorded
+            failed = each.status.phase is SnapshotPhase.FAILED
+            if here and recorded and there == failed and not each.meta.deleting:
+                lost.append(each.meta.name)
+        self._lineage.stir(*lost)
+        self._lineage.stir()
+
+    async def _run(self) -> None:
+        delay = RETRY_MIN_S
+        while True:
+            await self._lineage.stirred.wait()
+            again = await self._look_after(self._lineage.take_due())
+            if not again:
+                delay = RETRY_MIN_S
+                continue
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, RETRY_MAX_S)
+            self._lineage.stir(*again)
+
+    async def _look_after(self, names: list[str]) -> list[str]:
+        """Returns those to be tried again."""
+        again = []
+        for name in names:
+            try:
+                await self._operations.run(guard_key(name), partial(self._settle, name))
+            except QuarryError as error:
+                log.info("snapshot %s could not be looked after: %s", name, error)
+                again.append(name)
+            except Exception:  # the outermost loop: an error of ours must not stop the tidying
+                log.exception("snapshot %s could not be looked after", name)
+                again.append(name)
+        return again
+
+    async def _settle(self, name: str) -> None:
+        snapshot = await self._store.get(Snapshot, name)
+        if snapshot is None:
+            return
+        if snapshot.spec.owner and not snapshot.meta.deleting:
+            snapshot = await self._hide_if_served(snapshot)
+        settled = await self._reconciler.settle(snapshot)
+        if settled is not None and settled.status.message != snapshot.status.message and settled.status.message:
+            log.info("snapshot %s: %s", name, settled.status.message)
+
+    async def _hide_if_served(self, snapshot: Snapshot) -> Snapshot:
+        """An internal snapshot is deleted once its clone is made or given up. The clone's guard keeps a new one out."""
+        async with self._operations.guard.hold(snapshot.spec.owner):
+            owner = await self._store.get(Volume, snapshot.spec.owner)
+            source = owner.spec.source if owner and not is_made(owner) else None
+            if source is not None and source.snapshot == snapshot.meta.name:
+                return snapshot
+            return await self._reconciler.hide(snapshot)

@@ -1,0 +1,187 @@
+"""Closing the difference between desired and observed for one snapshot on this node's target.
+
+The caller holds the snapshot's guard; the locks on lvols (agent.volumes.lineage) are taken here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+from agent.errors import Busy, FailedPrecondition, QuarryError, ResourceExhausted, RpcError, Unavailable
+from agent.model import POOL_PREFIX, Snapshot, SnapshotPhase, SnapshotStatus, Volume
+from agent.spdk import bdev, lvol
+from agent.spdk.client import Rpc
+from agent.store.interface import Store
+from agent.volumes.actions import DELETE_TIMEOUT_S
+from agent.volumes.lineage import Lineage
+from agent.volumes.placement import Ledger
+from agent.volumes.reconcile import Reconciler
+from agent.volumes.seeding import snapshot_seen
+from agent.volumes.snapshot_plan import Gone, Keep, SnapshotSeen, removal
+
+Quiesce = Callable[[Volume], AbstractAsyncContextManager[None]]
+"""For the block nothing is written to the volume's filesystem, and the device has all that was written before."""
+
+ATTEMPTS = 4
+RETRY_DELAY_S = 0.02
+
+
+class SnapshotReconciler:
+    """Takes, judges and deletes snapshots. Nothing here decides whether one is wanted."""
+
+    def __init__(self, rpc: Rpc, store: Store, ledger: Ledger, reconciler: Reconciler, lineage: Lineage) -> None:
+        self._rpc = rpc
+        self._store = store
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._lineage = lineage
+
+    async def take(self, snapshot: Snapshot, volume: Volume, quiesce: Quiesce) -> Snapshot:
+        """Cut the snapshot, unless it is cut already, and record it. The caller holds the volume's guard.
+
+        An error other than Unavailable and DeadlineExceeded means that there is none. Raises ResourceExhausted when
+        the pool refuses, Unavailable when the target is away or the filesystem did not stand still.
+        """
+        await self._ready(snapshot)
+        name, of = snapshot.meta.name, volume.meta.name
+        async with self._lineage.lvols.hold(of):
+            seen = await self._read(snapshot)
+            if seen is not None and volume.spec.attachments:
+                # Cut by a call that was cut off itself: writers may have been let go before it was carried out.
+                await self._uncut(snapshot, of)
+                seen = None
+            cut_at = snapshot.meta.created_at
+            if seen is None:
+                cut_at, seen = await self._cut(snapshot, volume, quiesce)
+            self._lineage.cut(of, name)
+        status = replace(
+            snapshot.status,
+            phase=SnapshotPhase.READY,
+            size_bytes=seen.size_bytes,
+            created_at=cut_at,
+            lvols=(("r0", seen.uuid),),
+            message="",
+        )
+        return await self._store.update(replace(snapshot, status=status))
+
+    async def hide(self, snapshot: Snapshot) -> Snapshot:
+        """Mark it deleted: for callers it is gone."""
+        if not snapshot.meta.deleting:
+            snapshot = await self._store.update(replace(snapshot, meta=replace(snapshot.meta, deleting=True)))
+            self._lineage.add(snapshot)
+        return snapshot
+
+    async def settle(self, snapshot: Snapshot) -> Snapshot | None:
+        """Judge a snapshot, delete one that is to go; None when it is gone, else as recorded now.
+
+        One whose data are not there is recorded as Failed, never made anew.
+        """
+        if snapshot.meta.deleting:
+            reason = await self._remove(snapshot)
+            if not reason:
+                await self._store.delete(Snapshot, snapshot.meta.name)
+                self._ledger.release(snapshot.meta.name)
+                self._lineage.forget(snapshot)
+                return None
+            status = replace(snapshot.status, phase=SnapshotPhase.DELETING, message=f"kept: {reason}")
+        elif snapshot.status.phase is SnapshotPhase.PENDING:
+            return snapshot
+        else:
+            await self._ready(snapshot)
+            status = _judged(snapshot, await self._read(snapshot))
+        if status == snapshot.status:
+            return snapshot
+        return await self._store.update(replace(snapshot, status=status))
+
+    def _name(self, snapshot: Snapshot) -> str:
+        return f"{POOL_PREFIX}{snapshot.spec.disk}/{snapshot.meta.name}"
+
+    async def _ready(self, snapshot: Snapshot) -> None:
+        await self._reconciler.ready()
+        if self._ledger.pool(snapshot.spec.disk) is None:
+            raise Unavailable(
+                f"disk {snapshot.spec.disk} of snapshot {snapshot.meta.name} is not ready; repeat the call when it is"
+            )
+
+    async def _read(self, snapshot: Snapshot) -> SnapshotSeen | None:
+        return snapshot_seen(await bdev.get(self._rpc, self._name(snapshot)))
+
+    async def _cut(self, snapshot: Snapshot, volume: Volume, quiesce: Quiesce) -> tuple[float, SnapshotSeen]:
+        cut_at, seen = 0.0, None
+        try:
+            async with quiesce(volume):
+                cut_at = time.time()
+                seen = await self._cut_now(snapshot, volume)
+        except QuarryError:
+            if seen is not None:  # it was cut, but the filesystem did not stand still all the time
+                await self._uncut(snapshot, volume.meta.name)
+            raise
+        return cut_at, seen
+
+    async def _cut_now(self, snapshot: Snapshot, volume: Volume) -> SnapshotSeen:
+        source = f"{POOL_PREFIX}{snapshot.spec.disk}/{volume.meta.name}"
+        for attempt in range(ATTEMPTS):
+            try:
+                uuid = await lvol.snapshot(self._rpc, source, snapshot.meta.name)
+                return SnapshotSeen(uuid, volume.status.size_bytes)
+            except RpcError as error:
+                # The text of a refusal is no fact: the state tells what really happened.
+                if (seen := await self._read(snapshot)) is not None:
+                    return seen
+                if await bdev.get(self._rpc, source) is None:
+                    raise FailedPrecondition(f"volume {volume.meta.name} has no data to take a snapshot of") from error
+                if attempt == ATTEMPTS - 1:
+                    pool = POOL_PREFIX + snapshot.spec.disk
+                    raise ResourceExhausted(f"pool {pool} refused a snapshot: {error.message}") from error
+            await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
+        raise Unavailable("not reached")
+
+    async def _uncut(self, snapshot: Snapshot, volume: str) -> None:
+        """Delete a snapshot that nobody was told of; the volume, its only clone, takes its data back."""
+        try:
+            await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
+        except RpcError:
+            if await self._read(snapshot) is not None:
+                raise
+        if self._lineage.parent_of(volume) == snapshot.meta.name:
+            self._lineage.gone(snapshot.meta.name, volume)
+
+    async def _remove(self, snapshot: Snapshot) -> str:
+        """Delete the lvol; returns why it has to stay, empty when it is gone."""
+        await self._ready(snapshot)
+        name = snapshot.meta.name
+        async with self._lineage.lvols.hold(name):
+            for _ in range(ATTEMPTS):
+                step = removal(await self._read(snapshot), self._lineage.waiting_for(name))
+                if isinstance(step, Gone):
+                    return ""
+                if isinstance(step, Keep):
+                    return step.reason
+                if not step.heir:
+                    await self._delete(snapshot, "")
+                    continue
+                async with self._lineage.lvols.hold(step.heir):
+                    if removal(await self._read(snapshot), self._lineage.waiting_for(name)) == step:
+                        await self._delete(snapshot, step.heir)
+        raise Busy(f"snapshot {name} is being changed; repeat the call")
+
+    async def _delete(self, snapshot: Snapshot, heir: str) -> None:
+        try:
+            await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
+        except RpcError:
+            if await self._read(snapshot) is not None:
+                return  # looked at anew
+        self._lineage.gone(snapshot.meta.name, heir)
+
+
+def _judged(snapshot: Snapshot, seen: SnapshotSeen | None) -> SnapshotStatus:
+    """READY when the lvol that was recorded is there, else FAILED."""
+    recorded = snapshot.status.lvols[0][1] if snapshot.status.lvols else ""
+    if seen is not None and seen.uuid == recorded:
+        return replace(snapshot.status, phase=SnapshotPhase.READY, message="")
+    what = f"its data (lvol {recorded}) are not in pool {POOL_PREFIX}{snapshot.spec.disk}"
+    return replace(snapshot.status, phase=SnapshotPhase.FAILED, message=what)

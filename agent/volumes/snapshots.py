@@ -1,0 +1,182 @@
+"""The snapshots of this machine as callers see them: create, delete, get, list, and what clones need of them.
+
+Desired state goes to the store first. A volume and its snapshots are independent of each other in the callers' eyes;
+a deleted snapshot that others still stand on is hidden and goes when it can.
+"""
+
+from __future__ import annotations
+
+import time
+
+from agent.errors import (
+    AlreadyExists,
+    Busy,
+    DeadlineExceeded,
+    FailedPrecondition,
+    NotFound,
+    QuarryError,
+    ResourceExhausted,
+    Unavailable,
+)
+from agent.model import Meta, Snapshot, SnapshotPhase, SnapshotSpec, Volume, VolumePhase
+from agent.store.interface import Store
+from agent.volumes.lineage import Lineage, is_made, is_visible
+from agent.volumes.names import clone_name, is_snapshot_id, is_volume_id, snapshot_id
+from agent.volumes.operations import Operations
+from agent.volumes.placement import Ledger
+from agent.volumes.snapshot_reconcile import Quiesce, SnapshotReconciler
+
+_KEY_LENGTH = len(snapshot_id(""))
+
+
+class SnapshotService:
+    """Snapshot operations; raises only what agent.errors defines. One operation per snapshot at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        reconciler: SnapshotReconciler,
+        lineage: Lineage,
+        operations: Operations,
+        quiesce: Quiesce,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._lineage = lineage
+        self._operations = operations
+        self._quiesce = quiesce
+
+    # --- queries ---------------------------------------------------------------------------------------------
+
+    async def get(self, name: str) -> Snapshot:
+        """The snapshot with that id. Raises NotFound, also for one that is deleted or not cut yet."""
+        found = await self._store.get(Snapshot, name) if is_snapshot_id(name) else None
+        if found is None or not is_visible(found):
+            raise NotFound("snapshot", name)
+        return found
+
+    async def list(self, volume: str = "") -> list[Snapshot]:
+        """All snapshots by id; of one volume if it is given."""
+        found = [each for each in await self._store.list(Snapshot) if is_visible(each)]
+        return sorted((each for each in found if volume in ("", each.spec.volume)), key=lambda each: each.meta.name)
+
+    # --- operations ------------------------------------------------------------------------------------------
+
+    async def create(self, name: str, volume_id: str) -> Snapshot:
+        """Take a snapshot, or return the one that an earlier call with the same name took.
+
+        Raises NotFound for the volume, AlreadyExists when the name is that of another volume's snapshot,
+        ResourceExhausted when there is no room now.
+        """
+        return await self._operations.run(guard_key(snapshot_id(name)), lambda: self._create(name, volume_id))
+
+    async def delete(self, snapshot: str) -> None:
+        """Delete a snapshot; absent is fine. It is hidden from now on, and goes as soon as nobody stands on it."""
+        if is_snapshot_id(snapshot):
+            await self._operations.run(guard_key(snapshot), lambda: self._delete(snapshot))
+
+    # --- for volumes that are made of others --------------------------------------------------------------------
+
+    async def usable(self, name: str) -> Snapshot:
+        """The snapshot, with its data. Raises NotFound, FailedPrecondition when its data are gone."""
+        return _usable(await self.get(name))
+
+    async def source(self, volume_id: str) -> Volume:
+        """The volume, which has data. Raises NotFound, FailedPrecondition, Unavailable."""
+        volume = await self._store.get(Volume, volume_id) if is_volume_id(volume_id) else None
+        if volume is None or volume.meta.deleting:
+            raise NotFound("volume", volume_id)
+        if volume.status.phase is VolumePhase.FAILED:
+            raise FailedPrecondition(f"volume {volume_id} has failed: {volume.status.message}")
+        if not is_made(volume):
+            raise Unavailable(f"volume {volume_id} is still being created; repeat the call when it is")
+        return volume
+
+    async def take_for_clone(self, volume_id: str, clone: str) -> Snapshot:
+        """An internal snapshot of the volume, of which `clone` is to be made. The caller holds the guard of `clone`."""
+        name = clone_name(clone)
+        existing = await self._live(name)
+        if existing is not None and existing.spec.volume != volume_id:
+            # Left by an earlier attempt at another clone of this name.
+            await self._reconciler.hide(existing)
+            self._lineage.stir(existing.meta.name)
+            existing = None
+        if existing is not None and existing.status.phase is SnapshotPhase.READY:
+            return existing
+        async with self._operations.guard.hold(volume_id):
+            volume = await self.source(volume_id)
+            return await self._take(existing or await self._record(name, volume, clone), volume)
+
+    # --- inside ----------------------------------------------------------------------------------------------
+
+    async def _create(self, name: str, volume_id: str) -> Snapshot:
+        existing = await self._live(name)
+        if existing is not None and existing.spec.volume != volume_id:
+            raise AlreadyExists("snapshot", name, f"of volume {existing.spec.volume}")
+        if existing is not None and existing.status.phase is not SnapshotPhase.PENDING:
+            return _usable(existing)
+        async with self._operations.guard.hold(volume_id):
+            volume = await self.source(volume_id)
+            snapshot = existing or await self._record(name, volume)
+            return await self._take(snapshot, volume)
+
+    async def _live(self, csi_name: str) -> Snapshot | None:
+        found = self._lineage.live(csi_name)
+        return await self._store.get(Snapshot, found) if found else None
+
+    async def _record(self, csi_name: str, volume: Volume, owner: str = "") -> Snapshot:
+        """Count the snapshot on the volume's disk and write it down."""
+        place, size, kind = volume.spec.placement[0], volume.spec.size_bytes, volume.spec.provisioning
+        pool = self._ledger.pool(place.disk)
+        if pool is None:
+            raise Unavailable(
+                f"disk {place.disk} of volume {volume.meta.name} is not ready; repeat the call when it is"
+            )
+        if size > self._ledger.room(pool, kind):
+            raise ResourceExhausted(
+                f"disk {place.disk} has no room for a snapshot of volume {volume.meta.name}: it counts as a {kind} "
+                f"volume of {size} bytes, and {self._ledger.room(pool, kind)} are left"
+            )
+        name = self._lineage.free_id(csi_name)
+        self._ledger.reserve(name, place.disk, size, kind)
+        spec = SnapshotSpec(csi_name, volume.meta.name, place.node, place.disk, size, kind, owner)
+        try:
+            snapshot = await self._store.create(Snapshot(Meta(name, created_at=time.time()), spec))
+        except BaseException:
+            self._ledger.release(name)
+            raise
+        self._lineage.add(snapshot)
+        return snapshot
+
+    async def _take(self, snapshot: Snapshot, volume: Volume) -> Snapshot:
+        try:
+            return await self._reconciler.take(snapshot, volume, self._quiesce)
+        except (Unavailable, DeadlineExceeded):
+            raise  # it may have been cut: the record stays for the call that is repeated
+        except QuarryError:
+            # A final answer means that nothing is left behind.
+            await self._reconciler.settle(await self._reconciler.hide(snapshot))
+            raise
+
+    async def _delete(self, name: str) -> None:
+        snapshot = await self._store.get(Snapshot, name)
+        if snapshot is None or snapshot.spec.owner:
+            return
+        snapshot = await self._reconciler.hide(snapshot)
+        try:
+            await self._reconciler.settle(snapshot)
+        except Busy:
+            self._lineage.stir(name)  # a clone of it is being changed: hidden it is, and it goes a little later
+
+
+def guard_key(snapshot: str) -> str:
+    """What operations on a snapshot hold: its id without the generation, since all of a name exclude each other."""
+    return snapshot[:_KEY_LENGTH]
+
+
+def _usable(snapshot: Snapshot) -> Snapshot:
+    if snapshot.status.phase is SnapshotPhase.FAILED:
+        raise FailedPrecondition(f"snapshot {snapshot.meta.name} has failed: {snapshot.status.message}")
+    return snapshot
