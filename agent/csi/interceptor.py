@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from agent.csi import status
 from agent.errors import InvalidArgument, QuarryError, shorten
+from agent.volumes.guard import caller_waits_until
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,9 @@ def _guarded(method: str, behaviour: _Behaviour, parse: Any) -> _Behaviour:
         request = None
         try:
             request = _parsed(parse, raw)
+            remaining_s = context.time_remaining()
+            if remaining_s is not None:
+                caller_waits_until.set(started + remaining_s)
             response = await behaviour(request, context)
         except QuarryError as error:
             code, message = status.code_of(error), status.message_of(error)

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 
 from agent.errors import Busy
+
+caller_waits_until: ContextVar[float] = ContextVar("caller_waits_until", default=math.inf)
+"""When the caller of the current task stops waiting for its answer, on time.monotonic()."""
+
+_ANSWER_SHARE, _ANSWER_MAX_S = 0.2, 0.5
+"""What is left of a caller's patience for carrying the answer back: a share, but not more than so many seconds."""
 
 
 class VolumeGuard:
@@ -18,28 +27,46 @@ class VolumeGuard:
 
     @asynccontextmanager
     async def hold(self, volume: str, wait_s: float | None = None) -> AsyncIterator[None]:
-        """Hold `volume` for the block. Raises Busy when it is still held by another after `wait_s` seconds."""
+        """Hold `volume` for the block; see `acquire`."""
+        await self.acquire(volume, wait_s)
+        try:
+            yield
+        finally:
+            self.release(volume)
+
+    async def acquire(self, volume: str, wait_s: float | None = None) -> None:
+        """Hold `volume` until `release`, which another task may call.
+
+        Raises Busy when it is still held by another after `wait_s` seconds, or shortly before the caller leaves.
+        """
         lock, users = self._locks.get(volume, (asyncio.Lock(), 0))
         self._locks[volume] = (lock, users + 1)
         try:
-            if lock.locked():
+            if users:  # not lock.locked(): between a release and the next one's turn it is not
                 await self._acquire(lock, volume, self._wait_s if wait_s is None else wait_s)
             else:
                 await lock.acquire()
-            try:
-                yield
-            finally:
-                lock.release()
-        finally:
-            lock, users = self._locks[volume]
-            if users == 1:
-                del self._locks[volume]
-            else:
-                self._locks[volume] = (lock, users - 1)
+        except BaseException:
+            self._forget(volume)
+            raise
+
+    def release(self, volume: str) -> None:
+        """Let the next one have it."""
+        self._locks[volume][0].release()
+        self._forget(volume)
+
+    def _forget(self, volume: str) -> None:
+        lock, users = self._locks[volume]
+        if users == 1:
+            del self._locks[volume]
+        else:
+            self._locks[volume] = (lock, users - 1)
 
     @staticmethod
     async def _acquire(lock: asyncio.Lock, volume: str, wait_s: float) -> None:
+        patience_s = caller_waits_until.get() - time.monotonic()
+        patience_s -= min(_ANSWER_MAX_S, _ANSWER_SHARE * patience_s)
         try:
-            await asyncio.wait_for(lock.acquire(), wait_s)
+            await asyncio.wait_for(lock.acquire(), max(0.0, min(wait_s, patience_s)))
         except TimeoutError:
             raise Busy(f"another operation on volume {volume} is in progress; repeat the call") from None

@@ -156,12 +156,18 @@ class VolumeService:
     # --- inside ----------------------------------------------------------------------------------------------
 
     async def _uninterrupted(self, volume: str, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run `operation` holding the volume's guard, to its end even when the caller is cancelled."""
+        """Run `operation` holding the volume's guard, to its end even when the caller is cancelled.
+
+        A caller that leaves before it is its turn has asked for nothing: it may have asked for something else since.
+        """
 
         async def guarded() -> T:
-            async with self._guard.hold(volume):
+            try:
                 return await operation()
+            finally:
+                self._guard.release(volume)
 
+        await self._guard.acquire(volume)
         task = asyncio.create_task(guarded())
         self._operations.add(task)
         task.add_done_callback(self._finished)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
 from agent.errors import Busy
-from agent.volumes.guard import VolumeGuard
+from agent.volumes.guard import VolumeGuard, caller_waits_until
 
 
 async def test_a_second_operation_waits_for_the_first() -> None:
@@ -55,3 +56,35 @@ async def test_a_cancelled_waiter_leaves_the_lock_usable() -> None:
         waiter.cancel()
         await asyncio.gather(waiter, return_exceptions=True)
     await asyncio.wait_for(hold(), 1)
+
+
+async def test_a_caller_in_a_hurry_is_told_before_it_leaves() -> None:
+    guard = VolumeGuard(wait_s=60)
+    async with guard.hold("v"):
+        until = time.monotonic() + 0.2
+        caller_waits_until.set(until)
+        with pytest.raises(Busy):
+            await guard.acquire("v")
+        assert time.monotonic() < until
+        caller_waits_until.set(time.monotonic() - 1)
+        with pytest.raises(Busy):
+            await guard.acquire("v")
+        await guard.acquire("other")
+        guard.release("other")
+    await guard.acquire("v")
+    guard.release("v")
+    assert guard._locks == {}
+
+
+async def test_one_that_comes_between_a_release_and_the_next_turn_does_not_wait_for_ever() -> None:
+    guard = VolumeGuard(wait_s=0.05)
+    await guard.acquire("v")
+    second = asyncio.create_task(guard.acquire("v"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    guard.release("v")
+    with pytest.raises(Busy):
+        await guard.acquire("v")
+    await second
+    guard.release("v")
+    assert guard._locks == {}
