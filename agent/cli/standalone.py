@@ -59,7 +59,7 @@ def standalone(log_level: str | None, log_format: str | None, config: Path | Non
     # gRPC's older listener hands calls over in one thread fewer: a fifth of its CPU time (measured with 1.85). The name
     # of an experiment that a later gRPC no longer knows is ignored. Read when gRPC starts.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
-    import uvloop
+    import asyncio
 
     from agent.config import load_settings
 
@@ -67,4 +67,4 @@ def standalone(log_level: str | None, log_format: str | None, config: Path | Non
     configure_logs(log_level or settings.log.level, log_format or settings.log.format)
     from agent.daemon import Standalone
 
-    uvloop.run(Standalone(settings).run_until_signal())
+    asyncio.run(Standalone(settings).run_until_signal())
