@@ -29,6 +29,9 @@ bench: setup ## rates and latencies beside their floors, in one run
 fuzz: setup ## 100,000 random and broken CSI requests to a running agent (ARGS="--requests 5000 --target real")
 	@$(BIN)/python -m tests.fuzz $(ARGS)
 
+sanity: setup ## csi-sanity, the conformance suite of the CSI community (installed by Go when CSI_SANITY does not name it)
+	@$(BIN)/python -m pytest tests/csi/test_sanity.py -rs -s $(ARGS)
+
 lab: setup ## tests on a Linux kernel of their own, in a virtual machine (docs/testing.md; ARGS="-k xfs" narrows)
 	@$(BIN)/python -m tests.lab $(ARGS)
 
