@@ -70,18 +70,24 @@ class SnapshotKeeper:
                 ", ".join(orphans[:20]),
             )
 
+        await self._look_after(await self._changed(observed))
+
     async def audited(self, observed: Observed) -> None:
         """Have those looked at whose data are not as recorded, and all that are waiting to go."""
-        lost = []
+        self._lineage.stir(*await self._changed(observed))
+        self._lineage.stir()
+
+    async def _changed(self, observed: Observed) -> list[str]:
+        """Snapshots that were lost, or have come back."""
+        changed = []
         for each in await self._store.list(Snapshot):
             recorded = each.status.lvols[0][1] if each.status.lvols else ""
             here = self._ledger.pool(each.spec.disk) is not None
             there = observed.snapshots.get(each.meta.name, "") == recorded
             failed = each.status.phase is SnapshotPhase.FAILED
             if here and recorded and there == failed and not each.meta.deleting:
-                lost.append(each.meta.name)
-        self._lineage.stir(*lost)
-        self._lineage.stir()
+                changed.append(each.meta.name)
+        return changed
 
     async def _run(self) -> None:
         delay = RETRY_MIN_S

@@ -1,70 +1,29 @@
-"""Snapshots over CSI on a machine with a target: what they hold, what stands on what, in which order all of it goes."""
+"""Snapshots over CSI on a machine with a target: what they hold, what is refused, what names mean."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
 
-from agent.csi.client import CallFailed, from_snapshot
-from agent.nvmf import initiator
-from tests.crash.machine import NODE, Machine, Patient
+from agent.csi.client import from_snapshot, from_volume
+from agent.model import POOL_PREFIX
+from agent.spdk import app, lvol
+from agent.spdk.client import Client
+from tests.crash.machine import Machine, Patient, holdings
 
-MIB = 1 << 20
-SIZE = 16 * MIB
-SSD = {"tier": "ssd"}
+from .trees import MIB, SIZE, SSD, client_of, code_of, read, wait_lvols, write
 
 
 @pytest.fixture
 async def csi(machine: Machine) -> AsyncIterator[Patient]:
-    """A client of an agent on the machine."""
     machine.start_agent()
-    patient = Patient(machine.endpoint)
-    try:
-        await patient.wait_ready()
+    async with client_of(machine) as patient:
         yield patient
-    finally:
-        await patient.close()
 
 
-@asynccontextmanager
-async def opened(csi: Patient, volume: str) -> AsyncIterator[initiator.Controller]:
-    """A volume as a host sees it."""
-    context = await csi.call("publish", volume, NODE)
-    host = await initiator.connect(context["address"], int(context["port"]), context["nqn"], context["hostNqn"])
-    try:
-        yield host
-    finally:
-        await host.close()
-        await csi.call("unpublish", volume, NODE)
-
-
-def block(text: str) -> bytes:
-    return text.encode().ljust(4096, b".")
-
-
-async def write(csi: Patient, volume: str, text: str, *offsets: int) -> None:
-    async with opened(csi, volume) as host:
-        for offset in offsets:
-            await host.write(1, offset, block(text))
-        await host.flush(1)
-
-
-async def read(csi: Patient, volume: str, *offsets: int) -> list[str]:
-    async with opened(csi, volume) as host:
-        return [(await host.read(1, offset, 4096)).rstrip(b".\0").decode() for offset in offsets]
-
-
-async def code_of(call: object) -> grpc.StatusCode:
-    with pytest.raises(CallFailed) as failure:
-        await call  # type: ignore[misc]
-    code: grpc.StatusCode = failure.value.code
-    return code
-
-
-async def test_a_snapshot_keeps_what_the_volume_had(csi: Patient) -> None:
+async def test_a_snapshot_keeps_what_the_volume_had(machine: Machine, csi: Patient) -> None:
     volume = await csi.call("create_volume", "v", SIZE, SSD)
     await write(csi, volume, "old", 0, 5 * MIB)
     snapshot = await csi.call("create_snapshot", "s", volume)
@@ -79,3 +38,151 @@ async def test_a_snapshot_keeps_what_the_volume_had(csi: Patient) -> None:
     await csi.call("delete_snapshot", snapshot.snapshot_id)
     assert await read(csi, restored, 0, 5 * MIB) == ["mine", "old"]
     await csi.call("delete_volume", restored)
+    await wait_lvols(machine, [])
+
+
+async def test_repeats_and_refusals(machine: Machine, csi: Patient) -> None:
+    volume = await csi.call("create_volume", "v", SIZE, SSD)
+    other = await csi.call("create_volume", "other", SIZE, SSD)
+    snapshot = await csi.call("create_snapshot", "s", volume, {"csi.storage.k8s.io/volumesnapshot/name": "x"})
+    machine.kill_agent()
+    machine.start_agent()
+    await csi.wait_ready()
+    assert await csi.call("create_snapshot", "s", volume) == snapshot
+    assert await csi.call("get_snapshot", snapshot.snapshot_id) == snapshot
+    client, made_of = csi.client, from_snapshot(snapshot.snapshot_id)
+    assert await code_of(client.create_snapshot("s", other)) is grpc.StatusCode.ALREADY_EXISTS
+    assert await code_of(client.create_snapshot("t", "vol-" + 32 * "0")) is grpc.StatusCode.NOT_FOUND
+    assert await code_of(client.create_snapshot("t", volume, {"tier": "x"})) is grpc.StatusCode.INVALID_ARGUMENT
+    small = client.create_volume("r", SIZE - MIB, SSD, source=made_of)
+    assert await code_of(small) is grpc.StatusCode.OUT_OF_RANGE
+    limited = client.create_volume("r", 0, SSD, limit_bytes=SIZE - MIB, source=made_of)
+    assert await code_of(limited) is grpc.StatusCode.OUT_OF_RANGE
+    elsewhere = client.create_volume("r", 0, {"tier": "hdd"}, source=made_of)
+    assert await code_of(elsewhere) is grpc.StatusCode.INVALID_ARGUMENT
+    large = client.create_volume("r", 10 << 50, SSD, source=made_of)
+    assert await code_of(large) is grpc.StatusCode.OUT_OF_RANGE
+    for missing in (from_snapshot("snap-" + 32 * "0"), from_snapshot("x"), from_volume("vol-" + 32 * "0")):
+        assert await code_of(client.create_volume("r", 0, SSD, source=missing)) is grpc.StatusCode.NOT_FOUND
+    restored = await csi.call("create_volume", "r", 0, SSD, source=made_of)
+    assert await csi.call("create_volume", "r", SIZE, SSD, source=made_of) == restored
+    assert await code_of(client.create_volume("r", SIZE, SSD)) is grpc.StatusCode.ALREADY_EXISTS
+    clone = client.create_volume("r", SIZE, SSD, source=from_volume(volume))
+    assert await code_of(clone) is grpc.StatusCode.ALREADY_EXISTS
+    listed = (await csi.call("list_volumes")).entries
+    assert {each.volume.volume_id: each.volume.content_source for each in listed}[restored] == made_of
+    await client.delete_snapshot("snap-" + 32 * "0")
+    await client.delete_snapshot("anything")
+    assert [each.snapshot for each in (await client.list_snapshots()).entries] == [snapshot]
+
+
+async def test_a_volume_made_of_a_snapshot_can_be_larger(machine: Machine, csi: Patient) -> None:
+    volume = await csi.call("create_volume", "v", SIZE, SSD)
+    await write(csi, volume, "data", SIZE - MIB)
+    snapshot = await csi.call("create_snapshot", "s", volume)
+    restored = await csi.call("create_volume", "r", 3 * SIZE, SSD, source=from_snapshot(snapshot.snapshot_id))
+    assert await read(csi, restored, SIZE - MIB, SIZE, 3 * SIZE - MIB) == ["data", "", ""]
+    await write(csi, restored, "more", 3 * SIZE - MIB)
+    second = await csi.call("create_snapshot", "s2", restored)
+    assert second.size_bytes == 3 * SIZE
+    again = await csi.call("create_volume", "r2", 0, SSD, source=from_snapshot(second.snapshot_id))
+    assert await read(csi, again, SIZE - MIB, SIZE, 3 * SIZE - MIB) == ["data", "", "more"]
+    await csi.call("expand", volume, 2 * SIZE)
+    assert await read(csi, volume, SIZE - MIB, SIZE) == ["data", ""]
+
+
+async def test_a_clone_is_independent_of_its_source(machine: Machine, csi: Patient) -> None:
+    volume = await csi.call("create_volume", "v", SIZE, SSD)
+    await write(csi, volume, "old", 0, MIB)
+    clone = await csi.call("create_volume", "c", 0, SSD, source=from_volume(volume))
+    listed = (await csi.call("list_volumes")).entries
+    assert {each.volume.volume_id: each.volume.content_source for each in listed}[clone] == from_volume(volume)
+    await write(csi, volume, "new", 0)
+    await write(csi, clone, "mine", MIB)
+    assert await read(csi, volume, 0, MIB) == ["new", "old"]
+    assert await read(csi, clone, 0, MIB) == ["old", "mine"]
+    assert not (await csi.call("list_snapshots")).entries
+    of_clone = await csi.call("create_volume", "cc", 0, SSD, source=from_volume(clone))
+    await csi.call("delete_volume", volume)
+    await csi.call("delete_volume", clone)
+    assert await read(csi, of_clone, 0, MIB) == ["old", "mine"]
+    await wait_lvols(machine, [of_clone])  # the internal snapshots went with those who needed them
+    again = await csi.call("create_volume", "c", 0, SSD, source=from_volume(of_clone))
+    assert await read(csi, again, 0, MIB) == ["old", "mine"]
+
+
+async def test_a_deleted_snapshot_that_others_stand_on_is_hidden(machine: Machine, csi: Patient) -> None:
+    volume = await csi.call("create_volume", "v", SIZE, SSD)
+    await write(csi, volume, "first", 0)
+    first = await csi.call("create_snapshot", "s", volume)
+    restored = await csi.call("create_volume", "r", 0, SSD, source=from_snapshot(first.snapshot_id))
+    await csi.call("delete_snapshot", first.snapshot_id)
+    assert not (await csi.call("list_snapshots")).entries
+    assert await code_of(csi.client.get_snapshot(first.snapshot_id)) is grpc.StatusCode.NOT_FOUND
+    late = csi.client.create_volume("late", 0, SSD, source=from_snapshot(first.snapshot_id))
+    assert await code_of(late) is grpc.StatusCode.NOT_FOUND
+    await csi.call("delete_snapshot", first.snapshot_id)
+
+    await write(csi, volume, "second", 0)
+    second = await csi.call("create_snapshot", "s", volume)
+    assert second.snapshot_id != first.snapshot_id
+    again = await csi.call("create_volume", "r2", 0, SSD, source=from_snapshot(second.snapshot_id))
+    assert await read(csi, again, 0) == ["second"]
+    assert await read(csi, restored, 0) == ["first"]
+    machine.kill_agent()
+    machine.start_agent()
+    await csi.wait_ready()
+    assert await csi.call("create_snapshot", "s", volume) == second
+    assert first.snapshot_id in (await holdings(machine.target.socket_path)).lvols
+    await csi.call("delete_volume", restored)
+    await wait_lvols(machine, [volume, again, second.snapshot_id])
+    assert await read(csi, again, 0) == ["second"]
+    await csi.call("delete_snapshot", second.snapshot_id)
+    third = await csi.call("create_snapshot", "s", volume)
+    assert third.snapshot_id not in (second.snapshot_id, "")
+
+
+async def test_a_snapshot_alone_survives_a_restart_of_the_target(machine: Machine, csi: Patient) -> None:
+    """A real target does not take it for a snapshot then."""
+    volume = await csi.call("create_volume", "v", SIZE, SSD)
+    await write(csi, volume, "data", 0)
+    snapshot = await csi.call("create_snapshot", "s", volume)
+    await csi.call("delete_volume", volume)
+    machine.target.restart()
+    await csi.wait_ready()
+    restored = await csi.call("create_volume", "r", 2 * SIZE, SSD, source=from_snapshot(snapshot.snapshot_id))
+    await wait_lvols(machine, [restored, snapshot.snapshot_id])
+    assert await read(csi, restored, 0, SIZE) == ["data", ""]
+    machine.target.restart()
+    await csi.wait_ready()
+    assert await read(csi, restored, 0, SIZE) == ["data", ""]
+
+
+async def test_a_lost_snapshot_is_told(machine: Machine, csi: Patient) -> None:
+    volume = await csi.call("create_volume", "v", SIZE, SSD)
+    snapshot = await csi.call("create_snapshot", "s", volume)
+    machine.kill_agent()
+    async with Client(machine.target.socket_path, call_timeout_s=30) as rpc:
+        await rpc.wait_connected(10)
+        await app.wait_init(rpc)
+        pools = [each.name for each in await lvol.list_lvstores(rpc) if each.name.startswith(POOL_PREFIX)]
+        await lvol.delete(rpc, f"{pools[0]}/{snapshot.snapshot_id}")
+    machine.start_agent()
+    await csi.wait_ready()
+    refused = csi.client.create_volume("r", 0, SSD, source=from_snapshot(snapshot.snapshot_id))
+    assert await code_of(refused) is grpc.StatusCode.FAILED_PRECONDITION
+    assert await code_of(csi.client.create_snapshot("s", volume)) is grpc.StatusCode.FAILED_PRECONDITION
+    assert not (await csi.call("get_snapshot", snapshot.snapshot_id)).ready_to_use
+    await csi.call("delete_snapshot", snapshot.snapshot_id)
+    assert (await csi.call("create_snapshot", "s", volume)).ready_to_use
+
+
+async def test_a_snapshot_counts_as_its_volume_does(machine: Machine, csi: Patient) -> None:
+    thick = {"tier": "ssd", "provisioning": "thick"}
+    room = await csi.call("capacity", thick)
+    volume = await csi.call("create_volume", "v", room // 3, thick)
+    await csi.call("create_snapshot", "s", volume)
+    assert await csi.call("capacity", thick) <= room - 2 * (room // 3 // MIB) * MIB
+    await csi.call("create_snapshot", "s2", volume)
+    assert await code_of(csi.client.create_snapshot("s3", volume)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len((await csi.call("list_snapshots")).entries) == 2
