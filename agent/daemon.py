@@ -111,9 +111,8 @@ class Standalone:
         )
         sources = Sources(store, ledger, self.snapshots, lineage)
         self.volumes = VolumeService(
-            store, ledger, reconciler, guard, lambda: self.keeper.state, self._local_file, sources
+            store, ledger, reconciler, operations, lambda: self.keeper.state, self._local_file, sources
         )
-        self._closers.push_async_callback(self.volumes.drain, STOP_GRACE_S)
         self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
         self._closers.push_async_callback(self.keeper.stop)
         await self.keeper.start()

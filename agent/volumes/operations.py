@@ -19,12 +19,18 @@ class Operations:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, name: str, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run `operation` holding `name`, uninterrupted. Raises Busy when it is held for too long."""
+        """Run `operation` holding `name`, to its end even when the caller is cancelled. Busy: it is held for too long.
+
+        A caller that leaves before it is its turn has asked for nothing: it may have asked for something else since.
+        """
 
         async def guarded() -> T:
-            async with self.guard.hold(name):
+            try:
                 return await operation()
+            finally:
+                self.guard.release(name)
 
+        await self.guard.acquire(name)
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -36,6 +42,9 @@ class Operations:
             task.exception()  # retrieved here in case the caller went away
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for the operations in flight, at most `timeout_s` seconds; called at shutdown."""
+        """Wait for the operations in flight, at most `timeout_s` seconds; called at shutdown.
+
+        One that takes longer (a deletion that zeroes much) ends with the connection and is taken up at the next start.
+        """
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)

@@ -6,12 +6,10 @@ anywhere. Once begun, an operation runs to its end even if its caller goes away:
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from agent.errors import (
     AlreadyExists,
@@ -38,15 +36,13 @@ from agent.model import (
 )
 from agent.store.interface import Store
 from agent.volumes.conditions import VolumeCondition, condition
-from agent.volumes.guard import VolumeGuard
 from agent.volumes.names import is_volume_id, volume_id
+from agent.volumes.operations import Operations
 from agent.volumes.placement import Capacity, Ledger, Pool, choose
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.requests import CreateVolume
 from agent.volumes.sources import Sources
 from agent.volumes.topology import EVERYWHERE, Segment, bound_to
-
-T = TypeVar("T")
 
 _SHARED = frozenset({AccessMode.ROX, AccessMode.RWX})
 
@@ -59,7 +55,7 @@ class VolumeService:
         store: Store,
         ledger: Ledger,
         reconciler: Reconciler,
-        guard: VolumeGuard,
+        operations: Operations,
         target_state: Callable[[], TargetState],
         local_file: Callable[[str], Awaitable[Path | None]],
         sources: Sources,
@@ -67,11 +63,10 @@ class VolumeService:
         self._store = store
         self._ledger = ledger
         self._reconciler = reconciler
-        self._guard = guard
+        self._run = operations.run
         self._target_state = target_state
         self._local_file = local_file
         self._sources = sources
-        self._operations: set[asyncio.Task[Any]] = set()
 
     # --- queries ---------------------------------------------------------------------------------------------
 
@@ -120,12 +115,12 @@ class VolumeService:
         now, OutOfRange when there never can be.
         """
         name = volume_id(request.name)
-        return await self._uninterrupted(name, lambda: self._create(name, request))
+        return await self._run(name, lambda: self._create(name, request))
 
     async def delete(self, volume_id: str) -> None:
         """Delete a volume; absent is fine. Raises FailedPrecondition while it is published."""
         if is_volume_id(volume_id):
-            await self._uninterrupted(volume_id, lambda: self._delete(volume_id))
+            await self._run(volume_id, lambda: self._delete(volume_id))
 
     async def publish(self, volume_id: str, node: str, *, access_mode: AccessMode, readonly: bool) -> Volume:
         """Open the volume to one node.
@@ -134,49 +129,18 @@ class VolumeService:
         access mode shares), AlreadyExists when it is published to the node in another way.
         """
         attachment = (node, access_mode, readonly)
-        return await self._uninterrupted(volume_id, lambda: self._publish(volume_id, *attachment))
+        return await self._run(volume_id, lambda: self._publish(volume_id, *attachment))
 
     async def unpublish(self, volume_id: str, node: str | None) -> None:
         """Close the volume to `node` (None: to all); connections are cut. Absent is fine."""
         if is_volume_id(volume_id):
-            await self._uninterrupted(volume_id, lambda: self._unpublish(volume_id, node))
+            await self._run(volume_id, lambda: self._unpublish(volume_id, node))
 
     async def expand(self, volume_id: str, required_bytes: int, limit_bytes: int = 0) -> Volume:
         """Grow a volume to at least `required_bytes`, online. Never shrinks."""
-        return await self._uninterrupted(volume_id, lambda: self._expand(volume_id, required_bytes, limit_bytes))
-
-    async def drain(self, timeout_s: float) -> None:
-        """Wait for the operations in flight, at most `timeout_s` seconds; called at shutdown.
-
-        One that takes longer (a deletion that zeroes much) ends with the connection and is taken up at the next start.
-        """
-        if self._operations:
-            await asyncio.wait(self._operations, timeout=timeout_s)
+        return await self._run(volume_id, lambda: self._expand(volume_id, required_bytes, limit_bytes))
 
     # --- inside ----------------------------------------------------------------------------------------------
-
-    async def _uninterrupted(self, volume: str, operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run `operation` holding the volume's guard, to its end even when the caller is cancelled.
-
-        A caller that leaves before it is its turn has asked for nothing: it may have asked for something else since.
-        """
-
-        async def guarded() -> T:
-            try:
-                return await operation()
-            finally:
-                self._guard.release(volume)
-
-        await self._guard.acquire(volume)
-        task = asyncio.create_task(guarded())
-        self._operations.add(task)
-        task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._operations.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved here in case the caller went away
 
     async def _find(self, volume: str) -> Volume | None:
         return await self._store.get(Volume, volume) if is_volume_id(volume) else None
