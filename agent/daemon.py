@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Self
 
 from agent.config import PoolSettings, Settings
-from agent.csi.server import CsiServer, build_server
+from agent.csi.server import build_server
 from agent.disks import files
 from agent.errors import FailedPrecondition
+from agent.host import ublk
 from agent.model import Disk, DiskPhase, Frontend, Meta, StorageNode, StorageNodeStatus, TargetState
 from agent.spdk import bdev
 from agent.spdk.client import Client
@@ -40,6 +41,7 @@ from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.snapshots import SnapshotService
 from agent.volumes.sources import Sources
 from agent.volumes.space import Thresholds
+from agent.volumes.ublk import UblkFrontend
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +117,11 @@ class Standalone:
         )
         self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
         self._closers.push_async_callback(self.keeper.stop)
+        self.node = self._node_volumes(node)
+        self.keeper.recover_device = self.node.recover
         await self.keeper.start()
         await self.rpc.start()
-        server = self._csi_server(node)
+        server = build_server(self.volumes, self.snapshots, self.node, node, settings.csi_endpoint)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         self._closers.push_async_callback(_end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
         await self.node.release_leftovers(await self.volumes.list())
@@ -142,16 +146,16 @@ class Standalone:
             await stopping.wait()
             log.info("stopping")
 
-    def _csi_server(self, node: StorageNode) -> CsiServer:
+    def _node_volumes(self, node: StorageNode) -> NodeVolumes:
         settings, notes = self.settings, self.settings.state_dir / "node"
         frontends: dict[Frontend, FrontendDriver] = {
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
+            Frontend.UBLK: UblkFrontend(self.rpc, settings.node_name, notes / "ublk"),
             Frontend.LOOP: LoopFrontend(self.volumes.local_path, notes / "loop"),
         }
-        self.node = NodeVolumes(
+        return NodeVolumes(
             settings.node_name, settings.mount_roots, frontends, notes, settings.snapshot.freeze_timeout_s
         )
-        return build_server(self.volumes, self.snapshots, self.node, node, settings.csi_endpoint)
 
     async def _target_socket(self) -> Path:
         """The socket of the target: the given one, or that of an embedded target started here."""
@@ -185,7 +189,7 @@ class Standalone:
             addresses=(settings.nvmf_address,),
             zone=settings.zone,
             host_nqn=host_nqn,
-            frontends=(Frontend.NVME_TCP, Frontend.LOOP),
+            frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
             target_state=TargetState.UNKNOWN,
             last_heartbeat=time.time(),
         )

@@ -34,7 +34,13 @@ class Frontend(StrEnum):
     """How a host sees a volume as a block device."""
 
     NVME_TCP = "nvme-tcp"
+    UBLK = "ublk"
     LOOP = "loop"
+
+    @property
+    def is_local(self) -> bool:
+        """Only the node that has the data can attach it."""
+        return self is not Frontend.NVME_TCP
 
 
 class AccessMode(StrEnum):

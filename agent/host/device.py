@@ -38,6 +38,11 @@ def size_bytes(device: Path) -> int:
         raise NotFound("block device", str(device)) from None
 
 
+def boot_id() -> str:
+    """Changes with each start of the kernel: device numbers from before mean nothing then."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 async def set_readonly(device: Path, readonly: bool) -> None:
     """Make the kernel refuse (or accept) writes to the whole device. A read-only bind mount of its node does not."""
     await process.run(["blockdev", "--setro" if readonly else "--setrw", str(device)], timeout_s=10)

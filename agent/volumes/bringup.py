@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.config import Settings
 from agent.errors import Busy, Conflict, QuarryError, TransportClosed, Unavailable
-from agent.model import TargetState, Volume
+from agent.model import Frontend, TargetState, Volume
 from agent.spdk import app, nvmf
 from agent.spdk.client import Client
 from agent.store.interface import Store
@@ -87,6 +87,8 @@ class TargetKeeper:
         self.companions: list[Companion] = []
         self.version = ""
         self.last_recovery: Recovery | None = None
+        self.recover_device: Callable[[Volume], Awaitable[None]] = _nothing
+        """Called for volumes whose device on this machine a new target has to take over."""
 
     async def start(self) -> None:
         """Count what is stored against the pools, then follow the connection in the background."""
@@ -215,8 +217,10 @@ class TargetKeeper:
         self._ready.set()
         seconds = time.monotonic() - started
         self.last_recovery = Recovery(len(volumes), len(failed), seconds)
-        # Deleting may take minutes (clusters are zeroed): it comes after everything that somebody waits for.
-        self._failed = failed | {each.meta.name for each in volumes if each.meta.deleting}
+        # Deleting may take minutes (clusters are zeroed): it comes after everything that somebody waits for. So does
+        # taking over a device that its former server may not have let go of yet.
+        later = (each for each in volumes if each.meta.deleting or _has_device_to_recover(each))
+        self._failed = failed | {each.meta.name for each in later}
         self._report_orphans(observed, volumes)
         for each in self.companions:
             await each.audited(observed)
@@ -269,8 +273,9 @@ class TargetKeeper:
                 try:
                     async with self._guard.hold(name, wait_s=self._settings.rpc.call_timeout_s):
                         volume = await self._store.get(Volume, name)
-                        if volume is not None:
-                            await self._reconciler.settle(volume)
+                        settled = await self._reconciler.settle(volume) if volume is not None else None
+                        if settled is not None and self._serving is TargetState.READY:
+                            await self.recover_device(settled)
                 except (Busy, Conflict) as error:
                     failed.add(name)
                     log.info("volume %s is in use by another operation: %s", name, error)
@@ -302,3 +307,11 @@ class TargetKeeper:
             log.error(
                 "%d lvols belong to no known volume and are left alone: %s", len(orphans), ", ".join(orphans[:20])
             )
+
+
+def _has_device_to_recover(volume: Volume) -> bool:
+    return volume.spec.frontend is Frontend.UBLK and bool(volume.spec.attachments)
+
+
+async def _nothing(volume: Volume) -> None:
+    pass

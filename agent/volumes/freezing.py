@@ -18,8 +18,6 @@ from agent.host.journal import Journal
 
 log = logging.getLogger(__name__)
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
 
 class Freezer:
     """`notes`: a folder that survives a restart of the agent. Callers let one operation at a volume at a time."""
@@ -41,7 +39,7 @@ class Freezer:
             return
         await self.thaw(name)
         major, minor = devices.number(device)
-        await self._notes.write(name, {"device": f"{major}:{minor}", "boot": _boot_id()})
+        await self._notes.write(name, {"device": f"{major}:{minor}", "boot": devices.boot_id()})
         try:
             held = await freeze.freeze(mounts, self._timeout_s)
         except QuarryError:
@@ -63,7 +61,7 @@ class Freezer:
         if note is None:
             return
         major, _, minor = note.get("device", "").partition(":")
-        if note.get("boot") == _boot_id() and devices.exists(number := (int(major), int(minor))):
+        if note.get("boot") == devices.boot_id() and devices.exists(number := (int(major), int(minor))):
             mounts = _writable(number)
             if not mounts:
                 return  # unmounted by somebody else; it may be frozen still, and thawing needs a mount
@@ -97,7 +95,3 @@ def _writable(number: tuple[int, int]) -> list[mount.Mount]:
     """The mounts of a filesystem that can be written to, be it elsewhere only; its root first."""
     found = [each for each in mount.uses_of(number) if each.device == number and "ro" not in each.super_options]
     return sorted(found, key=lambda each: each.root != "/")
-
-
-def _boot_id() -> str:
-    return BOOT_ID.read_text().strip()

@@ -45,6 +45,10 @@ class FrontendDriver(Protocol):
         """Ids of the volumes that may have a device on this machine."""
         ...
 
+    async def recover(self, volume: Volume) -> None:
+        """Let the volume's device go on after the target restarted, if it does not by itself."""
+        ...
+
 
 class NvmeTcpFrontend:
     """The kernel's NVMe/TCP host, connected straight to the volume's one replica."""
@@ -81,6 +85,9 @@ class NvmeTcpFrontend:
 
     async def known(self) -> list[str]:
         return sorted({name for nqn in self._host.connected(self._host_nqn) if (name := volume_of_nqn(nqn))})
+
+    async def recover(self, volume: Volume) -> None:
+        pass  # the kernel reconnects
 
 
 class LoopFrontend:
@@ -129,6 +136,9 @@ class LoopFrontend:
 
     async def known(self) -> list[str]:
         return self._notes.keys()
+
+    async def recover(self, volume: Volume) -> None:
+        pass  # the file stays
 
     def _noted(self, volume_id: str) -> Path | None:
         note = self._notes.read(volume_id)

@@ -219,6 +219,12 @@ class NodeVolumes:
             async with self._freezer.frozen(volume.meta.name, device):
                 yield
 
+    async def recover(self, volume: Volume) -> None:
+        """Let a device of this machine go on after its target restarted. Not guarded: an unmount may wait for it."""
+        driver = self._frontends.get(volume.spec.frontend)
+        if driver is not None:
+            await driver.recover(volume)
+
     async def thaw_leftovers(self) -> None:
         """Thaw what was frozen when an earlier run of the agent was killed; returns when all is, trying again."""
         left, delay = self._freezer.noted(), THAW_RETRY_MIN_S

@@ -33,6 +33,8 @@ class DesiredReplica:
     hosts: frozenset[str]
     listener: Listener
     qos: Qos = field(default_factory=Qos)
+    exported: bool = True
+    """Hosts reach it over NVMe-oF. Else it has no subsystem: a bdev is never open to two kinds of hosts at once."""
     lvol_uuid: str = ""
     """UUID of the lvol that holds the data, once it was seen; empty while it is still to be created."""
 
@@ -187,6 +189,8 @@ def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Acti
         first.append(ResizeLvol(desired.bdev, desired.size_bytes))
     if desired.qos != (lvol.qos if lvol else Qos()):
         second.append(SetQos(desired.bdev, desired.qos))
+    if not desired.exported:
+        return [[DeleteSubsystem(desired.nqn)] if observed.subsystem else [], first, second]
     if observed.subsystem is None:
         first.append(CreateSubsystem(desired.nqn, desired.serial))
     # Whatever closes a door goes before whatever opens one.

@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import replace
 
 from agent.errors import FailedPrecondition, QuarryError, ResourceExhausted, RpcError, TransportClosed, Unavailable
-from agent.model import POOL_PREFIX, Endpoint, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
+from agent.model import POOL_PREFIX, Endpoint, Frontend, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes import actions
@@ -91,6 +91,7 @@ class Reconciler:
             hosts=frozenset(each.host_nqn for each in volume.spec.attachments),
             listener=self._listener,
             qos=volume.spec.qos,
+            exported=volume.spec.frontend is not Frontend.UBLK,
             lvol_uuid=known.lvol_uuid if known else "",
         )
 
@@ -222,7 +223,9 @@ class Reconciler:
             name=next(each.name for each in volume.spec.placement if each.node == self.node),
             ready=True,
             lvol_uuid=lvol.uuid,
-            endpoint=Endpoint(volume_nqn(volume.meta.name), desired.listener.address, desired.listener.port),
+            endpoint=Endpoint(desired.nqn, desired.listener.address, desired.listener.port)
+            if desired.exported
+            else None,
         )
         return replace(
             volume.status, phase=VolumePhase.READY, size_bytes=lvol.size_bytes, replicas=(replica,), message=""

@@ -35,6 +35,7 @@ from agent.model import (
     VolumeSpec,
 )
 from agent.store.interface import Store
+from agent.volumes import local
 from agent.volumes.conditions import VolumeCondition, condition
 from agent.volumes.names import is_volume_id, volume_id
 from agent.volumes.operations import Operations
@@ -274,6 +275,7 @@ class VolumeService:
         if present is not None and present != wanted:
             how = f"{present.access_mode}, {'read-only' if present.readonly else 'read-write'}"
             raise AlreadyExists("attachment", f"{name} to {node}", f"as {how}; unpublish it first")
+        local.require_reachable(volume, node)
         if present is None:
             others = [each.node for each in volume.spec.attachments]
             if others and not all(each.access_mode in _SHARED for each in (*volume.spec.attachments, wanted)):
@@ -315,6 +317,7 @@ class VolumeService:
         if size_bytes <= volume.spec.size_bytes:
             return await self._settle(volume)
         self._ledger.require_space(disk)
+        local.require_growable(volume)
         if not self._ledger.can_grow(name, size_bytes):
             raise OutOfRange(f"required_bytes: disk {disk} has no room to grow volume {name} to {required_bytes} bytes")
         return await self._grow(volume, disk, size_bytes)

@@ -103,7 +103,7 @@ async def test_impossible_sizes(driver: Driver, sizes: dict[str, int], code: Sta
         ({"provisioning": "fat"}, ["provisioning", "thin, thick"]),
         ({"replicas": "3"}, ["replicas", '"1"']),
         ({"replicas": "one"}, ["replicas", '"1"']),
-        ({"frontend": "ublk"}, ["frontend", "nvme-tcp, loop"]),
+        ({"frontend": "iscsi"}, ["frontend", "nvme-tcp, ublk, loop"]),
         ({"Tier": "nvme"}, ["Tier", "unknown", "tier, provisioning"]),
         ({"csi.storage.k8s.io/fstype": "ntfs"}, ["fstype", "ext4, xfs, btrfs"]),
         ({"csi.storage.k8s.io/else": "1"}, ["csi.storage.k8s.io/else", "unknown"]),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.errors import InvalidArgument, RpcError, Unavailable
-from agent.spdk import app, bdev, lvol, nvme_controller, nvmf, raid
+from agent.spdk import app, bdev, lvol, nvme_controller, nvmf, raid, ublk
 
 from .schema import Schema, find_schema
 
@@ -133,8 +133,14 @@ CALLS: list[tuple[str, Call, Any]] = [
     ("nvme_controller.detach", lambda r: nvme_controller.detach(r, "c"), True),
     ("nvme_controller.get", lambda r: nvme_controller.get(r, "c"), []),
     ("nvme_controller.list_all", nvme_controller.list_all, []),
+    ("ublk.create_target", ublk.create_target, True),
+    ("ublk.start_disk", lambda r: ublk.start_disk(r, UUID, 1, num_queues=2), 1),
+    ("ublk.recover_disk", lambda r: ublk.recover_disk(r, UUID, 1), 1),
+    ("ublk.stop_disk", lambda r: ublk.stop_disk(r, 1), True),
+    ("ublk.get", lambda r: ublk.get(r, 1), [{"id": 1, "ublk_device": "/dev/ublkb1", "bdev_name": UUID}]),
+    ("ublk.list_all", ublk.list_all, []),
 ]
-MODULES: tuple[ModuleType, ...] = (app, bdev, lvol, nvme_controller, nvmf, raid)
+MODULES: tuple[ModuleType, ...] = (app, bdev, lvol, nvme_controller, nvmf, raid, ublk)
 
 
 def test_no_typed_call_is_left_out() -> None:
@@ -185,6 +191,7 @@ LOOKUPS: list[tuple[Call, int]] = [
     (nvmf.get_transport, -19),
     (lambda r: raid.get(r, "x"), -19),
     (lambda r: nvme_controller.get(r, "x"), -22),
+    (lambda r: ublk.get(r, 3), -19),
 ]
 
 
