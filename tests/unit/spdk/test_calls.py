@@ -133,6 +133,7 @@ CALLS: list[tuple[str, Call, Any]] = [
     ("nvme_controller.detach", lambda r: nvme_controller.detach(r, "c"), True),
     ("nvme_controller.get", lambda r: nvme_controller.get(r, "c"), []),
     ("nvme_controller.list_all", nvme_controller.list_all, []),
+    ("lvol.set_parent", lambda r: lvol.set_parent(r, "p/v", "p/s"), True),
     ("ublk.create_target", ublk.create_target, True),
     ("ublk.start_disk", lambda r: ublk.start_disk(r, UUID, 1, num_queues=2), 1),
     ("ublk.recover_disk", lambda r: ublk.recover_disk(r, UUID, 1), 1),
