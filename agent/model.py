@@ -154,6 +154,22 @@ class DiskStatus:
     rotational: bool | None = None
     size_bytes: int = 0
     block_bytes: int = 0
+    """Logical block size: the unit of reading and writing."""
+    physical_block_bytes: int = 0
+    firmware: str = ""
+    numa_node: int | None = None
+    pci_addresses: tuple[str, ...] = ()
+    """Of its controllers: one, or more when there are several paths."""
+    partitions: tuple[str, ...] = ()
+    """Kernel names, as in `holders`: they are of now and may be of another disk after a reboot."""
+    holders: tuple[str, ...] = ()
+    """What the kernel has built on it: volumes, RAID, encryption."""
+    mount_points: tuple[str, ...] = ()
+    """Also of what is built on it; the first few."""
+    signatures: tuple[str, ...] = ()
+    """What lies on it, in words. Empty: nothing, if it is eligible, else nothing known."""
+    disk_sequence: int = 0
+    """The kernel's DISKSEQ: never used again while the machine runs, unlike the name. 0: not known."""
     tier: Tier = Tier.SSD
     eligible: bool = False
     reasons: tuple[str, ...] = ()

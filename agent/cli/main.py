@@ -8,6 +8,7 @@ import click
 
 from agent import __version__
 from agent.cli.demo.command import demo
+from agent.cli.disks import disks
 from agent.cli.output import ReportingGroup, output_option, print_json
 from agent.cli.probe import probe
 from agent.cli.standalone import standalone
@@ -31,7 +32,7 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name:<7} {value}" for name, value in facts.items()))
 
 
-for command in (standalone, target, probe, demo):
+for command in (standalone, target, disks, probe, demo):
     quarry.add_command(command)
 
 

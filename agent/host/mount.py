@@ -68,9 +68,9 @@ def parse(text: str) -> list[Mount]:
     return mounts
 
 
-def table() -> list[Mount]:
-    """All mounts of this process's namespace."""
-    mounts = parse(MOUNTINFO.read_bytes().decode(errors="surrogateescape"))
+def table(mountinfo: Path = MOUNTINFO) -> list[Mount]:
+    """All mounts of this process's namespace, or of that of the process whose file is given."""
+    mounts = parse(mountinfo.read_bytes().decode(errors="surrogateescape"))
     return [_on_block_device(mount) if mount.fs_type == "btrfs" else mount for mount in mounts]
 
 

@@ -1,0 +1,276 @@
+"""`quarry disks`: the disks of this machine, what is on them, and why one may or may not be claimed. Only reads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.output import configure_logs, log_options, output_option, print_json
+from agent.errors import InvalidArgument, NotFound
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from agent.disks.inventory import Change, Inventory, Known
+    from agent.disks.source import Source
+
+_RECORDING = click.option(
+    "--recording",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Look at what `quarry disks record` wrote, instead of at this machine.",
+)
+
+
+@click.group(short_help="Look at the disks of this machine.")
+def disks() -> None:
+    """Look at the disks of this machine: what they are, what is on them, why they can be claimed or not.
+
+    Nothing is written to any disk. As root everything is seen; without, the content of disks stays unknown.
+    """
+
+
+@disks.command("list", short_help="List all disks with the reasons why not.")
+@_RECORDING
+@output_option
+@log_options("warning")
+def list_disks(recording: Path | None, output: str, **logging: str | None) -> None:
+    """List every whole block device, with all the reasons why it cannot be claimed."""
+    configure_logs(logging["log_level"], logging["log_format"])
+    inventory = _scanned(_source(recording))
+    found = sorted(inventory.known.values(), key=lambda known: _natural(known.name))
+    if output == "json":
+        print_json([document(known) for known in found])
+    else:
+        print_disks(found)
+    _print_unseen(inventory)
+
+
+@disks.command(short_help="Show all that is known of one disk.")
+@click.argument("disk")
+@_RECORDING
+@output_option
+@log_options("warning")
+def show(disk: str, recording: Path | None, output: str, **logging: str | None) -> None:
+    """Show all that is known of one DISK: its identity, name (sda), path in /dev (any link to it) or serial number."""
+    configure_logs(logging["log_level"], logging["log_format"])
+    inventory = _scanned(_source(recording))
+    known = _find(disk, inventory.known)
+    if output == "json":
+        print_json(document(known))
+    else:
+        _print_disk(known)
+    _print_unseen(inventory)
+
+
+@disks.command(short_help="Follow disks as they come, change and go.")
+@_RECORDING
+@output_option
+@log_options("warning")
+def watch(recording: Path | None, output: str, **logging: str | None) -> None:
+    """List all disks, then a line for each that comes, changes or goes, until Ctrl-C. JSON: one document a line."""
+    configure_logs(logging["log_level"], logging["log_format"])
+    import asyncio
+
+    from agent.disks.inventory import Inventory
+    from agent.disks.watch import Watch
+
+    async def follow() -> None:
+        inventory = Inventory(source)
+        await Watch(source, inventory).run(_print_changes_json if output == "json" else _print_changes)
+
+    source = _source(recording)
+    asyncio.run(follow())
+
+
+@disks.command(short_help="Write down what this machine tells of its disks.")
+@click.argument("file", type=click.Path(path_type=Path))
+@log_options("warning")
+def record(file: Path, **logging: str | None) -> None:
+    """Write what this machine tells of its disks to a new FILE, to be looked at elsewhere with --recording.
+
+    It holds models, serial numbers, mount points and kinds of content, but no data.
+    """
+    configure_logs(logging["log_level"], logging["log_format"])
+    from agent.disks.machine import Machine
+    from agent.disks.recording import Recorder, dump
+
+    recorder = Recorder(Machine())
+    inventory = _scanned(recorder)
+    try:
+        with file.open("xb") as opened:
+            opened.write(dump(recorder.recording))
+    except OSError as error:
+        raise InvalidArgument("FILE", f"{file} cannot be written: {error.strerror}", "name a new file") from error
+    click.echo(f"{len(inventory.known)} disks recorded in {file}")
+    _print_unseen(inventory)
+
+
+def _source(recording: Path | None) -> Source:
+    if recording is None:
+        from agent.disks.machine import Machine
+
+        return Machine()
+    from agent.disks.recording import Recorded, load
+
+    try:
+        return Recorded(load(recording.read_bytes()))
+    except OSError as error:
+        raise InvalidArgument("--recording", f"{recording}: {error.strerror}", "name a readable file") from error
+
+
+def _scanned(source: Source) -> Inventory:
+    import asyncio
+
+    from agent.disks.inventory import Inventory
+
+    async def scan() -> Inventory:
+        inventory = Inventory(source)
+        await inventory.scan()
+        return inventory
+
+    return asyncio.run(scan())
+
+
+def _find(wanted: str, known: Mapping[str, Known]) -> Known:
+    """The disk that is meant. NotFound, or InvalidArgument when several are."""
+    found = [each for each in known.values() if _is_meant(wanted, each)]
+    if not found:
+        raise NotFound("disk", wanted)
+    if len(found) > 1:
+        names = ", ".join(each.name for each in found)
+        raise InvalidArgument("DISK", f"{wanted!r} fits {names}", "give one of these names")
+    return found[0]
+
+
+def _is_meant(wanted: str, known: Known) -> bool:
+    status = known.status
+    names = {known.name, known.identity, status.path, status.serial, status.wwid, *status.links} - {""}
+    return wanted in names or (wanted.startswith("/dev/") and str(Path(wanted).resolve()) == status.path)
+
+
+def document(known: Known) -> dict[str, Any]:
+    """A disk as JSON: sizes in bytes; `name` is the kernel's of this moment, `id` what it keeps (null: nothing)."""
+    import msgspec
+
+    status = msgspec.to_builtins(known.status)
+    codes = [reason.code.value for reason in known.reasons]
+    mine = {"name": known.name, "id": known.identity or None, "same_identity_as": list(known.twins)}
+    # Of a node and a pool nothing is known here.
+    unused = ("node", "message", "pool", "conditions")
+    return mine | {key: value for key, value in status.items() if key not in unused} | {"reason_codes": codes}
+
+
+def print_disks(found: Sequence[Known]) -> None:
+    """The table of `list`. A terminal gets the reasons below each other, a pipe one line for each disk."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not found:
+        click.echo("no disks")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("NAME", "TIER", "TRANSPORT", "SIZE", "MODEL", "ID"):
+        table.add_column(title, no_wrap=True, justify="right" if title == "SIZE" else "left")
+    table.add_column("CLAIMABLE", overflow="fold")
+    separator = "\n" if sys.stdout.isatty() else "; "
+    for known in found:
+        status = known.status
+        verdict = Text("yes", "green") if status.eligible else Text("no: " + separator.join(status.reasons))
+        cells = (known.name, status.tier.value, status.transport, size(status.size_bytes), status.model or "-")
+        table.add_row(*map(Text, cells), Text(known.identity or "-"), verdict)
+    _print(table)
+
+
+def _print_disk(known: Known) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, lines in _lines(known):
+        table.add_row(Text(name), Text("\n".join(lines) or "-"))
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        Console(highlight=False).print(table)
+        return
+    # Into a pipe nothing is folded, so that a line stays a line, and nothing padded.
+    console = Console(highlight=False, width=10_000, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _lines(known: Known) -> Iterable[tuple[str, Iterable[str]]]:
+    status = known.status
+    spins = {True: "yes", False: "no", None: "not known"}[status.rotational]
+    yield "name", [known.name]
+    yield "id", [known.identity or "none"]
+    yield "claimable", ["yes"] if status.eligible else [f"no: {reason}" for reason in status.reasons]
+    yield "tier", [status.tier.value]
+    yield "transport", [status.transport]
+    yield "model", [status.model or "-"]
+    yield "serial", [status.serial or "-"]
+    yield "wwid", [status.wwid or "-"]
+    yield "firmware", [status.firmware or "-"]
+    yield "size", [f"{size(status.size_bytes)} ({status.size_bytes} bytes)"]
+    yield "blocks", [f"{status.block_bytes} bytes, physical {status.physical_block_bytes}"]
+    yield "rotating", [spins]
+    yield "PCI", status.pci_addresses
+    yield "NUMA node", ["-" if status.numa_node is None else str(status.numa_node)]
+    yield "path", [status.path, *status.links]
+    yield "partitions", status.partitions
+    yield "used by", status.holders
+    yield "mounted at", status.mount_points
+    yield "content", status.signatures or (["nothing"] if status.eligible else [])
+
+
+def _print_changes(changes: Sequence[Change]) -> None:
+    for change in changes:
+        known, status = change.known, change.known.status
+        verdict = "claimable" if status.eligible else "; ".join(status.reasons)
+        what = f"{known.name}  {status.tier}  {size(status.size_bytes)}  {known.identity or '-'}"
+        click.echo(f"{change.kind:<7}  {what}" + ("" if change.kind == "removed" else f"  {verdict}"))
+    sys.stdout.flush()
+
+
+def _print_changes_json(changes: Sequence[Change]) -> None:
+    import json
+
+    for change in changes:
+        click.echo(json.dumps({"change": change.kind.value, "disk": document(change.known)}, ensure_ascii=False))
+    sys.stdout.flush()
+
+
+def _print_unseen(inventory: Inventory) -> None:
+    """What this look at the machine could not include, on stderr: the result is right, but not whole."""
+    denied = [known.name for known in inventory.known.values() if known.denied]
+    missing = list(inventory.unseen)
+    if denied:
+        missing.insert(0, f"what is on {len(denied)} disk{'s' * (len(denied) > 1)}")
+    if missing:
+        click.echo(f"quarry: not seen: {', '.join(missing)} (run this as root)", err=True)
+
+
+def _natural(name: str) -> tuple[tuple[int, str], ...]:
+    import re
+
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def size(size_bytes: int) -> str:
+    """Bytes for a person, three digits."""
+    for unit, factor in (("PiB", 1 << 50), ("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.3g} {unit}"
+    return f"{size_bytes} B"

@@ -1,0 +1,195 @@
+"""The block devices of this machine, by udev and sysfs: the only module that uses pyudev."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from agent.disks.source import Event, Look, Number, Usage
+from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from agent.host import blkid, mount
+from agent.host import device as devices
+
+try:
+    import pyudev
+except ImportError as error:  # pyudev loads the C library when it is imported
+    raise FailedPrecondition("libudev is not on this machine: install it (Debian package libudev1)") from error
+
+log = logging.getLogger(__name__)
+
+SYSFS = Path("/sys")
+UDEV_CONTROL = Path("/run/udev/control")
+HOST_MOUNTINFO = Path("/proc/1/mountinfo")
+SWAPS = Path("/proc/swaps")
+EVENT_BUFFER_BYTES = 16 << 20
+"""Thousands of disks may appear at once (a shelf is switched on); more than fits is noticed and looked for."""
+
+_FILE_BYTES_MAX = 4096
+
+
+class Machine:
+    """Implements `Source`. Reading may be done from any thread, one call at a time is let into libudev."""
+
+    def __init__(self, sysfs: Path = SYSFS) -> None:
+        self._sysfs = sysfs
+        self._udev = pyudev.Context()
+        self._lock = threading.Lock()
+
+    def names(self) -> Sequence[str]:
+        return self.entries("block")
+
+    def sys_path(self, name: str) -> str:
+        place = self._sysfs / "class/block" / name
+        if not name or not place.exists():
+            return ""
+        return os.path.relpath(os.path.realpath(place), self._sysfs)
+
+    def properties(self, name: str) -> Mapping[str, str]:
+        path = self.sys_path(name)
+        if not path:
+            return {}
+        with self._lock:
+            try:
+                device = pyudev.Devices.from_sys_path(self._udev, str(self._sysfs / path))
+            except pyudev.DeviceNotFoundError:
+                return {}
+            return readable(device.properties)
+
+    def read(self, path: str) -> str | None:
+        try:
+            with (self._sysfs / path).open("rb", buffering=0) as file:
+                return file.read(_FILE_BYTES_MAX).decode(errors="backslashreplace").strip()
+        except OSError:
+            return None
+
+    def entries(self, path: str) -> Sequence[str]:
+        try:
+            return sorted(os.listdir(self._sysfs / path))  # noqa: PTH208 - names, not paths
+        except OSError:
+            return ()
+
+    def usage(self) -> Usage:
+        unseen = list[str]()
+        return Usage(_mounts(unseen), _swaps(), self._loops(), tuple(unseen))
+
+    async def look(self, name: str, node: str) -> Look:
+        device = Path(node)
+        try:
+            found = devices.number(device)
+        except (NotFound, OSError):
+            return Look(problem=f"there is no device node {node}")
+        if self.read(f"class/block/{name}/dev") != "{}:{}".format(*found):
+            return Look(problem=f"{node} is the node of another device")
+        if not os.access(device, os.R_OK):
+            return Look(problem="no right to read it: run this as root", denied=True)
+        try:
+            return Look(await blkid.probe(device))
+        except CommandFailed as error:
+            return Look(problem=f"reading it failed: {_last_line(error.stderr)}")
+        except DeadlineExceeded:
+            return Look(problem=f"it did not answer within {blkid.PROBE_TIMEOUT_S:g} s")
+        except (Unavailable, FailedPrecondition) as error:
+            return Look(problem=str(error))
+
+    def subscribe(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
+        # Without udev's daemon nobody passes events on: then those of the kernel, which carry no properties, must do.
+        origin = "udev" if UDEV_CONTROL.exists() else "kernel"
+        try:
+            monitor = pyudev.Monitor.from_netlink(pyudev.Context(), origin)
+            monitor.filter_by("block")
+            with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN; the default of the kernel does otherwise
+                monitor.set_receive_buffer_size(EVENT_BUFFER_BYTES)
+            monitor.start()
+        except OSError as error:
+            log.warning("no events of block devices (%s): changes are found by looking periodically", error.strerror)
+            return lambda: None
+        loop, descriptor = asyncio.get_running_loop(), monitor.fileno()
+        loop.add_reader(descriptor, lambda: _drain(monitor, on_event))
+
+        def end() -> None:
+            loop.remove_reader(descriptor)
+            del monitor_kept[:]  # the last reference: libudev closes the socket
+
+        monitor_kept = [monitor]
+        return end
+
+    def _loops(self) -> Mapping[Number, tuple[str, ...]]:
+        found = dict[Number, tuple[str, ...]]()
+        for name in self.names():
+            backing = self.read(f"class/block/{name}/loop/backing_file") if name.startswith("loop") else None
+            number = _number(backing) if backing and backing.startswith("/dev/") else None
+            if number:
+                found[number] = (*found.get(number, ()), name)
+        return found
+
+
+def readable(properties: Mapping[str, str]) -> dict[str, str]:
+    """The properties that can be decoded: pyudev raises for bytes that are not UTF-8, at each access."""
+    found = {}
+    for name in properties:
+        with contextlib.suppress(UnicodeDecodeError, KeyError):
+            found[name] = properties[name]
+    return found
+
+
+def _drain(monitor: pyudev.Monitor, on_event: Callable[[Event], None]) -> None:
+    while True:
+        try:
+            device = monitor.poll(0)
+            if device is None:
+                return
+            event = _event(device)
+        except UnicodeDecodeError:
+            event = Event("unreadable", "")
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            event = Event("lost", "")
+        on_event(event)
+
+
+def _event(device: pyudev.Device) -> Event:
+    # By the path alone: the parent of a partition that was removed cannot be asked any more.
+    *_, parent, name = device.sys_path.rsplit("/", 2)
+    return Event(device.action or "change", parent if device.device_type == "partition" else name)
+
+
+def _mounts(unseen: list[str]) -> Mapping[Number, tuple[str, ...]]:
+    """Mount points by device: those of our mount namespace, and those of the first process's, which may be others."""
+    found = dict[Number, dict[str, None]]()
+    tables = [mount.table()]
+    try:
+        tables.append(mount.table(HOST_MOUNTINFO))
+    except OSError:
+        unseen.append("mounts in other mount namespaces")
+    for each in (entry for table in tables for entry in table if entry.device[0]):  # 0: no block device
+        found.setdefault(each.device, {})[str(each.target)] = None
+    return {number: tuple(targets) for number, targets in found.items()}
+
+
+def _swaps() -> frozenset[Number]:
+    try:
+        lines = SWAPS.read_text(errors="surrogateescape").splitlines()[1:]
+    except OSError:
+        return frozenset()
+    numbers = (_number(line.split()[0]) for line in lines if line.startswith("/"))
+    return frozenset(number for number in numbers if number)
+
+
+def _number(node: str) -> Number | None:
+    try:
+        found = os.stat(node)  # noqa: PTH116 - text of the kernel, which may be no valid path
+    except (OSError, ValueError):
+        return None
+    return (os.major(found.st_rdev), os.minor(found.st_rdev)) if stat.S_ISBLK(found.st_mode) else None
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
