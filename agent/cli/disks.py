@@ -84,7 +84,10 @@ def watch(recording: Path | None, output: str, **logging: str | None) -> None:
         await Watch(source, inventory).run(_print_changes_json if output == "json" else _print_changes)
 
     source = _source(recording)
-    asyncio.run(follow())
+    try:
+        asyncio.run(follow())
+    except* BrokenPipeError:  # `quarry disks watch | head`
+        pass
 
 
 @disks.command(short_help="Write down what this machine tells of its disks.")

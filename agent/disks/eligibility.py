@@ -90,7 +90,7 @@ def worth_reading(facts: Facts) -> bool:
 def _of_kind(facts: Facts) -> Iterator[Reason]:
     if facts.path_of:
         yield Reason(Code.PATH, f"is one of the paths to {facts.path_of}, which is the disk")
-    elif facts.transport is Transport.NVME_FABRICS:
+    if facts.transport is Transport.NVME_FABRICS:
         yield Reason(Code.NETWORK, "is an NVMe namespace whose controller is not known to be in this machine")
     elif facts.transport in FABRICS:
         yield Reason(Code.NETWORK, f"is a namespace of another machine or program ({facts.transport}), never a disk")
