@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.model import Volume
+from agent.model import Snapshot, Volume
 from agent.store.local import open_local
 from tests.contract.targets import ADDRESS
 from tests.crash.machine import NODE, Machine, holdings
@@ -166,7 +166,8 @@ class Subject(Machine):
         found = await holdings(self.target.socket_path)
         store = await open_local(self.folder / "agent" / "quarry.db")
         try:
-            volumes = [each.meta.name for each in await store.list(Volume)]
+            kinds = (Volume, Snapshot)
+            records = [each.meta.name for kind in kinds for each in await store.list(kind)]
         finally:
             await store.close()
         notes = [str(each) for each in (self.folder / "agent" / "node").rglob("*") if each.is_file()]
@@ -174,7 +175,7 @@ class Subject(Machine):
         left: dict[str, object] = {
             "lvols": found.lvols,
             "subsystems": sorted(found.exports),
-            "records": volumes,
+            "records": records,
             "notes": notes,
             "mounts": [str(each) for each in self.mounts()],
             "loop devices": self.loops(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.model.world import (
     rounded,
 )
 
+NO_SNAPSHOT = "snap-" + "0" * 32
 _ACCEPTED = {
     "tier": ("nvme", "ssd", "hdd"),
     "provisioning": ("thin", "thick"),
@@ -49,49 +50,98 @@ class Create(Call):
     required: int = 0
     limit: int = 0
     parameters: tuple[tuple[str, str], ...] = ()
-    block: bool = False
+    source: tuple[str, str] | None = None
+    """("snapshot" or "volume", its name), once bound ("snapshot", its id)."""
     method = "Controller/CreateVolume"
+
+    def bound(self, snapshot_ids: Mapping[str, str]) -> Call:
+        if self.source is None or self.source[0] != "snapshot":
+            return self
+        return replace(self, source=("snapshot", snapshot_ids.get(self.source[1], NO_SNAPSHOT)))
 
     def request(self, setting: Setting) -> Message:
         return csi.CreateVolumeRequest(
             name=self.name,
             capacity_range=csi.CapacityRange(required_bytes=self.required, limit_bytes=self.limit),
-            volume_capabilities=[capability(block=self.block, fs_type="")],
+            volume_capabilities=[capability(block=True)],
             parameters=dict(self.parameters),
+            volume_content_source=self._content_source(setting),
         )
+
+    def _content_source(self, setting: Setting) -> csi.VolumeContentSource | None:
+        kinds = csi.VolumeContentSource
+        match self.source:
+            case ("snapshot", known):
+                return kinds(snapshot=kinds.SnapshotSource(snapshot_id=known))
+            case ("volume", name):
+                return kinds(volume=kinds.VolumeSource(volume_id=setting.id_of(name)))
+        return None
 
     def outcomes(self, world: World, setting: Setting) -> Iterator[Outcome]:
         if problem := self._problem():
             yield Outcome(problem, world)
             return
-        least, parameters = self._least(), dict(self.parameters)
         existing = world.get(self.name)
         if existing is not None:
-            same = existing.size >= least and not (self.limit and existing.size > self.limit)
-            if same and existing.parameters == self._given():
+            same = existing.size >= self._least() and not (self.limit and existing.size > self.limit)
+            if same and existing.parameters == self._given() and existing.source == self.source:
                 yield Outcome(StatusCode.OK, world, lambda response: self._describes(response, existing, setting))
             else:
                 yield Outcome(StatusCode.ALREADY_EXISTS, world)
             return
-        tier, thick = parameters.get("tier", "nvme"), parameters.get("provisioning") == "thick"
-        yield from self._made(world, setting, Vol(self.name, rounded(least), tier, thick, self._given()))
+        yield from self._of_nothing(world, setting) if self.source is None else self._of_source(world, setting)
 
-    def _made(self, world: World, setting: Setting, made: Vol) -> Iterator[Outcome]:
-        pool = setting.pools.get(made.tier)
-        if pool is None:
+    def _of_nothing(self, world: World, setting: Setting) -> Iterator[Outcome]:
+        parameters = dict(self.parameters)
+        tier, thick = parameters.get("tier", "nvme"), parameters.get("provisioning") == "thick"
+        if tier not in setting.pools:
             yield Outcome(StatusCode.RESOURCE_EXHAUSTED, world)
             return
+        yield from self._made(world, setting, Vol(self.name, rounded(self._least()), tier, thick, self._given()))
+
+    def _of_source(self, world: World, setting: Setting) -> Iterator[Outcome]:
+        assert self.source is not None
+        kind, wanted = self.source
+        found = world.get(wanted) if kind == "volume" else None
+        for each in world.snapshots:
+            if kind == "snapshot" and each.id in (wanted, ""):
+                found = each.volume
+                if not each.id:
+                    yield Outcome(StatusCode.NOT_FOUND, world)
+        if found is None:
+            yield Outcome(StatusCode.NOT_FOUND, world)
+            return
+        parameters = dict(self.parameters)
+        too_small = 0 < self.required < found.size or 0 < self.limit < found.size
+        if too_small:
+            yield Outcome(StatusCode.OUT_OF_RANGE, world)
+        if parameters.get("tier", found.tier) != found.tier:
+            yield Outcome(StatusCode.INVALID_ARGUMENT, world)
+        elif not too_small:
+            size, thick = rounded(self.required or found.size), parameters.get("provisioning") == "thick"
+            made = Vol(self.name, size, found.tier, thick, self._given(), None, found.data, self.source)
+            # A volume is cloned by way of a snapshot that nobody sees, and that weighs as the volume does.
+            way = world.with_lingering(found) if kind == "volume" else world
+            yield from self._made(world, setting, made, way)
+
+    def _made(self, world: World, setting: Setting, made: Vol, way: World | None = None) -> Iterator[Outcome]:
+        """`way`: the world with what may be left of the making."""
+        pool = setting.pools[made.tier]
         if self.limit and made.size > self.limit:
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
             return
-        if self._least() > (pool.size - pool.reserve if made.thick else pool.size * pool.ratio):
+        if (self.required or made.size) > (pool.size - pool.reserve if made.thick else pool.size * pool.ratio):
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
             return
-        surely, perhaps = setting.room(world, made.tier, made.thick)
+        (surely, _), (_, perhaps) = (setting.room(each, made.tier, made.thick) for each in (way or world, world))
         if made.size <= perhaps:
-            yield Outcome(StatusCode.OK, world.having(made), lambda response: self._describes(response, made, setting))
+            yield Outcome(
+                StatusCode.OK,
+                (way or world).having(made),
+                lambda response: self._describes(response, made, setting),
+            )
         if made.size > surely:
-            yield Outcome(StatusCode.RESOURCE_EXHAUSTED, world)
+            yield Outcome(StatusCode.RESOURCE_EXHAUSTED, way or world)
 
     def _problem(self) -> StatusCode | None:
         if not 0 < len(self.name.encode()) <= 128 or "\0" in self.name:
@@ -102,7 +152,7 @@ class Create(Call):
         return None if known else StatusCode.INVALID_ARGUMENT
 
     def _least(self) -> int:
-        if self.required:
+        if self.required or self.source:
             return self.required
         if not self.limit or self.limit >= DEFAULT_SIZE:
             return DEFAULT_SIZE
@@ -114,7 +164,14 @@ class Create(Call):
     @staticmethod
     def _describes(response: Any, volume: Vol, setting: Setting) -> bool:
         found = response.volume
-        return (found.volume_id, found.capacity_bytes) == (setting.id_of(volume.name), volume.size)
+        same = (found.volume_id, found.capacity_bytes) == (setting.id_of(volume.name), volume.size)
+        source = found.content_source
+        match volume.source:
+            case ("snapshot", known):
+                return same and source.snapshot.snapshot_id == known
+            case ("volume", name):
+                return same and source.volume.volume_id == setting.id_of(name)
+        return same and not found.HasField("content_source")
 
 
 @dataclass(frozen=True)

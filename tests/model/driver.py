@@ -17,11 +17,11 @@ from typing import Any
 import grpc
 
 from agent.csi.client import CallFailed, CsiClient
-from agent.csi.pb import csi_pb2 as csi
 from agent.errors import QuarryError
 from agent.nvmf import initiator
 from tests.crash.machine import Machine, holdings
 from tests.model.calls import Delete, ListAll, Publish, Unpublish
+from tests.model.snapshot_calls import CreateSnapshot, DeleteSnapshot, ListSnapshots
 from tests.model.world import Answer, Call, Setting, World, after, maybe_after
 
 CLIENTS = 4
@@ -38,6 +38,7 @@ class Driver:
         self.setting = setting
         self.worlds: frozenset[World] = frozenset({World()})
         self.clients = [CsiClient(machine.endpoint, timeout_s=PATIENCE_S) for _ in range(CLIENTS)]
+        self.snapshot_ids: dict[str, str] = {}
         self.contexts: dict[str, dict[str, str]] = {}
         self.counts: dict[str, int] = {}
 
@@ -49,6 +50,7 @@ class Driver:
 
     async def one(self, call: Call) -> Answer:
         """A call on its own: only a definite answer will do."""
+        call = call.bound(self.snapshot_ids)
         answer = await self._send(call, self.clients[0])
         self._keep((after(call, world, self.setting, answer) for world in self.worlds), [(call, answer)])
         return answer
@@ -61,10 +63,12 @@ class Driver:
 
     async def together(self, calls: Sequence[Call]) -> None:
         """Calls that overlap, each from a client of its own; one that is told to ask again did nothing."""
+        calls = [call.bound(self.snapshot_ids) for call in calls]
         self._explain(calls, await asyncio.gather(*self._sent(calls)))
 
     async def together_until_killed(self, calls: Sequence[Call], delay_s: float, victims: str) -> None:
         """Calls that overlap with the death of the agent (and the target); callers repeat those cut off."""
+        calls = [call.bound(self.snapshot_ids) for call in calls]
         sent = self._sent(calls)
         await asyncio.sleep(delay_s)
         await self.kill(victims)
@@ -170,19 +174,26 @@ class Driver:
         (world,) = self.worlds
         found = await holdings(self.machine.target.socket_path)
         ids = sorted(self.setting.id_of(each.name) for each in world.volumes)
-        assert found.lvols == ids, f"lvols {found.lvols} for volumes {ids}"
+        lvols = [each for each in found.lvols if not each.startswith("snap-")]
+        assert lvols == ids, f"lvols {lvols} for volumes {ids}"
+        missing = {each.id for each in world.snapshots} - set(found.lvols)
+        assert not missing, f"snapshots {missing} are not in {found.lvols}"
         assert sorted(found.exports) == ids, f"subsystems {sorted(found.exports)} for volumes {ids}"
         opened = {volume for volume, hosts in found.exports.items() if hosts}
         assert opened == {self.setting.id_of(each.name) for each in world.volumes if each.attached}
         self._count("audit")
 
-    async def delete_everything(self) -> None:
+    async def delete_everything(self, *, snapshots_last: bool) -> None:
         """Back to nothing, by the calls that a caller has."""
         (world,) = self.worlds
+        snapshots: list[Call] = [DeleteSnapshot(each.name) for each in world.snapshots]
+        volumes: list[Call] = [Delete(each.name) for each in world.volumes]
         for volume in world.volumes:
             await self.one(Unpublish(volume.name, ""))
-            await self.one(Delete(volume.name))
-        assert self.worlds == {World()}
+        for call in [*volumes, *snapshots] if snapshots_last else [*snapshots, *volumes]:
+            await self.one(call)
+        (world,) = self.worlds
+        assert not world.volumes and not world.snapshots
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -204,17 +215,22 @@ class Driver:
             return Answer(None if error.code in _UNANSWERED else error.code, details=error.details)
         if isinstance(call, Publish):
             self.contexts[call.name] = dict(response.publish_context)
+        if isinstance(call, CreateSnapshot):
+            self.snapshot_ids[call.name] = response.snapshot.snapshot_id
         return Answer(grpc.StatusCode.OK, response)
 
     async def _response(self, call: Call, client: CsiClient) -> Any:
         response = await client.call(call.method, call.request(self.setting))
-        if isinstance(call, ListAll) and call.page:
-            pages = [response]
-            while pages[-1].next_token:
-                assert len(pages[-1].entries) == call.page, "a page that is not full, and not the last"
-                request = csi.ListVolumesRequest(max_entries=call.page, starting_token=pages[-1].next_token)
-                pages.append(await client.call(call.method, request))
-            return csi.ListVolumesResponse(entries=[entry for page in pages for entry in page.entries])
+        if isinstance(call, ListAll | ListSnapshots) and call.page:
+            last = response
+            while last.next_token:
+                assert len(last.entries) == call.page, "a page that is not full, and not the last"
+                request = type(call.request(self.setting))()
+                request.CopyFrom(call.request(self.setting))
+                request.starting_token = last.next_token
+                last = await client.call(call.method, request)
+                response.entries.extend(last.entries)
+            response.next_token = ""
         return response
 
     def _in_any_order(self, world: World, done: Sequence[tuple[Call, Answer]]) -> Iterator[World]:

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 
 from tests.contract.targets import find_spdk_tgt
 from tests.model import calls
+from tests.model import snapshot_calls as sc
 from tests.model.bench import TIERS, Bench
 from tests.model.driver import BLOCK
 from tests.model.world import GIB, LARGEST, MIB, NODE, Call, Mode
@@ -31,6 +32,7 @@ STEPS = 30
 # --- what is drawn: names and numbers only, so that what is drawn next never depends on an answer ------------------
 
 NAMES = st.sampled_from(("a", "b", "pvc/c", "ünï ☃", "x" * 128))
+SNAPSHOT_NAMES = st.sampled_from(("s", "t/1", "ü" * 64))
 SIZES = st.sampled_from((0, 1, MIB, 3 * MIB + 1, 16 * MIB, 64 * MIB, 300 * MIB, GIB, 1 << 50, LARGEST + 1, -1))
 LIMITS = st.sampled_from((0, 0, 0, 1, MIB, 16 * MIB, 2 * GIB, -1))
 PARAMETERS = st.sampled_from(
@@ -56,11 +58,31 @@ DELETES = st.builds(calls.Delete, NAMES)
 PUBLISHES = st.builds(calls.Publish, NAMES, NODES, MODES, st.booleans())
 GOOD_PUBLISHES = st.builds(calls.Publish, NAMES)
 UNPUBLISHES = st.builds(calls.Unpublish, NAMES, NODES)
+SNAPSHOTS = st.builds(sc.CreateSnapshot, SNAPSHOT_NAMES, NAMES)
+SNAPSHOT_DELETES = st.builds(sc.DeleteSnapshot, SNAPSHOT_NAMES)
+SOURCES = st.tuples(st.just("snapshot"), SNAPSHOT_NAMES) | st.tuples(st.just("volume"), NAMES)
+COPIES = st.builds(calls.Create, NAMES, st.sampled_from((0, 0, MIB, 64 * MIB)), LIMITS, PARAMETERS, SOURCES)
+GOOD_COPIES = st.builds(calls.Create, NAMES, source=SOURCES)
 EXPANDS = st.builds(calls.Expand, NAMES, SIZES, LIMITS)
-CHANGES = st.one_of(GOOD_CREATES, GOOD_CREATES, CREATES, DELETES, PUBLISHES, GOOD_PUBLISHES, UNPUBLISHES, EXPANDS)
+CHANGES = st.one_of(
+    GOOD_CREATES,
+    GOOD_CREATES,
+    CREATES,
+    DELETES,
+    PUBLISHES,
+    GOOD_PUBLISHES,
+    UNPUBLISHES,
+    EXPANDS,
+    SNAPSHOTS,
+    SNAPSHOT_DELETES,
+    COPIES,
+    GOOD_COPIES,
+)
 QUESTIONS = st.one_of(
     st.builds(calls.Validate, NAMES, PARAMETERS, MODES),
     st.builds(calls.Get, NAMES),
+    st.builds(sc.GetSnapshot, SNAPSHOT_NAMES),
+    st.builds(sc.ListSnapshots, NAMES | st.just(""), SNAPSHOT_NAMES | st.just(""), st.sampled_from((0, 1, -1))),
     st.builds(calls.ListAll, st.sampled_from((0, 1, 2, 100, -1))),
     st.builds(calls.ListFrom, st.sampled_from(("x", "after:", "☃", "1"))),
     st.builds(calls.Capacity, st.sampled_from((*TIERS, "hdd")), st.booleans()),
@@ -97,7 +119,7 @@ class Volumes(RuleBasedStateMachine):
     def change_together(self, several: list[Call]) -> None:
         self._run(self.driver.together(several))
 
-    @rule(name=NAMES, several=st.lists(st.integers(0, 6), min_size=2, max_size=4))
+    @rule(name=NAMES, several=st.lists(st.integers(0, 11), min_size=2, max_size=4))
     def change_one_volume_together(self, name: str, several: list[int]) -> None:
         choices: list[Call] = [
             calls.Create(name, 16 * MIB),
@@ -107,6 +129,11 @@ class Volumes(RuleBasedStateMachine):
             calls.Publish(name, readonly=True),
             calls.Unpublish(name),
             calls.Expand(name, 80 * MIB),
+            sc.CreateSnapshot("s", name),
+            sc.DeleteSnapshot("s"),
+            calls.Create("copy", source=("volume", name)),
+            calls.Create("copy", source=("snapshot", "s")),
+            calls.Delete("copy"),
         ]
         self._run(self.driver.together([choices[index] for index in several]))
 
@@ -125,6 +152,21 @@ class Volumes(RuleBasedStateMachine):
         if unpublish:
             self._run(self.driver.one(calls.Unpublish(name)))
         self._run(self.driver.knock(name))
+
+    @rule(name=NAMES, copy=NAMES, snapshot=SNAPSHOT_NAMES, of_volume=st.booleans(), text=st.sampled_from("abc"))
+    def copy(self, name: str, copy: str, snapshot: str, of_volume: bool, text: str) -> None:
+        """What is copied is what was there, and stays what it was, whatever is written to the other."""
+        self._run(self.driver.one(calls.Create(name, 16 * MIB, parameters=(("tier", "ssd"),))))
+        self._run(self.driver.one(calls.Publish(name)))
+        self._run(self.driver.write(name, 0, text))
+        self._run(self.driver.one(sc.CreateSnapshot(snapshot, name)))
+        self._run(self.driver.write(name, BLOCK, text))
+        source = ("volume", name) if of_volume else ("snapshot", snapshot)
+        self._run(self.driver.one(calls.Create(copy, source=source)))
+        self._run(self.driver.one(calls.Publish(copy)))
+        self._run(self.driver.write(copy, MIB // 2, text))
+        self._run(self.driver.read(name, OFFSETS))
+        self._run(self.driver.read(copy, OFFSETS))
 
     @rule(name=NAMES)
     def replace(self, name: str) -> None:
@@ -153,6 +195,7 @@ class Volumes(RuleBasedStateMachine):
         """The listing is the model's, complete and in order; what may be promised is what was not promised yet."""
         if hasattr(self, "driver"):
             self._run(self.driver.one(calls.ListAll()))
+            self._run(self.driver.one(sc.ListSnapshots()))
             assert len(self.driver.worlds) == 1, "the listing leaves it open what there is"
             for tier in TIERS:
                 self._run(self.driver.one(calls.Capacity(tier, False)))

@@ -5,7 +5,7 @@ Pure: no I/O, no clock, nothing of the agent's own code. A call changes nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,26 +49,78 @@ class Vol:
     parameters: tuple[tuple[str, str], ...]
     attached: Attached | None = None
     data: tuple[tuple[int, str], ...] = ()
+    source: tuple[str, str] | None = None
+    """("snapshot", its id) or ("volume", its name)."""
 
     def written(self, offset: int, text: str) -> Vol:
         return replace(self, data=tuple(sorted({**dict(self.data), offset: text}.items())))
 
 
 @dataclass(frozen=True)
+class Snap:
+    """A snapshot. Its id is the agent's choice: empty until an answer told it."""
+
+    name: str
+    id: str
+    volume: Vol
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What weighs on a pool: a volume or a snapshot of it."""
+
+    tier: str
+    size: int
+    thick: bool
+    data: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def of(cls, volume: Vol) -> Weight:
+        return cls(volume.tier, volume.size, volume.thick, volume.data)
+
+
+@dataclass(frozen=True)
 class World:
-    """All volumes there are. Worlds are values: calls make new ones."""
+    """All there is. Worlds are values: calls make new ones.
+
+    `lingering` may still be there though callers do not see it: deleted snapshots that others stand on, and those that
+    clones were made by.
+    """
 
     volumes: tuple[Vol, ...] = ()
+    snapshots: tuple[Snap, ...] = ()
+    lingering: tuple[Weight, ...] = ()
 
     def get(self, name: str) -> Vol | None:
         return next((each for each in self.volumes if each.name == name), None)
 
     def having(self, volume: Vol) -> World:
         others = tuple(each for each in self.volumes if each.name != volume.name)
-        return World(tuple(sorted((*others, volume), key=lambda each: each.name)))
+        return replace(self, volumes=tuple(sorted((*others, volume), key=lambda each: each.name)))
 
     def without(self, name: str) -> World:
-        return World(tuple(each for each in self.volumes if each.name != name))
+        return replace(self, volumes=tuple(each for each in self.volumes if each.name != name))
+
+    def snapshot(self, name: str) -> Snap | None:
+        return next((each for each in self.snapshots if each.name == name), None)
+
+    def having_snapshot(self, snapshot: Snap) -> World:
+        others = tuple(each for each in self.snapshots if each.name != snapshot.name)
+        return replace(self, snapshots=tuple(sorted((*others, snapshot), key=lambda each: each.name)))
+
+    def without_snapshot(self, name: str) -> World:
+        gone = [each for each in self.snapshots if each.name == name]
+        left = tuple(each for each in self.snapshots if each.name != name)
+        return replace(self, snapshots=left).with_lingering(*(each.volume for each in gone))
+
+    def with_lingering(self, *volumes: Vol) -> World:
+        lingering = (*self.lingering, *map(Weight.of, volumes))
+        return replace(self, lingering=tuple(sorted(lingering, key=repr)))
+
+    def weights(self, tier: str) -> list[Weight]:
+        """All that surely weighs on the pool of that tier."""
+        there = [*self.volumes, *(each.volume for each in self.snapshots)]
+        return [Weight.of(each) for each in there if each.tier == tier]
 
 
 @dataclass(frozen=True)
@@ -80,23 +132,26 @@ class Pool:
     reserve: int
     warning: int
 
-    def promised(self, volumes: list[Vol]) -> float:
-        return sum(each.size if each.thick else each.size / self.ratio for each in volumes)
+    def promised(self, weights: list[Weight]) -> float:
+        return sum(each.size if each.thick else each.size / self.ratio for each in weights)
 
-    def free(self, volumes: list[Vol]) -> int:
+    def free(self, weights: list[Weight]) -> int:
         """The least that can be free: what thin volumes wrote is gone, and that of deleted ones for a while."""
-        thick = sum(each.size for each in volumes if each.thick)
-        thin = [each for each in volumes if not each.thick]
-        written = sum(len({offset // CLUSTER for offset, _ in each.data}) * CLUSTER for each in thin)
-        return self.size - thick - written - _DELETED
+        taken = sum(each.size if each.thick else clusters_of(each) * CLUSTER for each in weights)
+        return self.size - taken - _DELETED
 
-    def room(self, volumes: list[Vol], thick: bool) -> tuple[float, float]:
-        """(what is surely there, what may be there) for one more volume."""
-        free, left = self.free(volumes), self.size - self.promised(volumes)
+    def room(self, surely: list[Weight], perhaps: list[Weight], thick: bool) -> tuple[float, float]:
+        """(what is surely there, what may be there) for one more, when that weighs on it surely and this perhaps."""
+        free = self.free([*surely, *perhaps])
+        least, most = self.size - self.promised([*surely, *perhaps]), self.size - self.promised(surely)
         if thick:
-            return min(left, free - self.reserve) - CLUSTER, min(left, self.size - self.reserve)
-        most = left * self.ratio
-        return most - CLUSTER if free >= self.reserve else 0, most
+            return min(least, free - self.reserve) - CLUSTER, min(most, self.size - self.reserve)
+        return least * self.ratio - CLUSTER if free >= self.reserve else 0, most * self.ratio
+
+
+def clusters_of(weight: Weight) -> int:
+    """How many clusters hold data that was written."""
+    return len({offset // CLUSTER for offset, _ in weight.data})
 
 
 _DELETED = 32 * MIB
@@ -110,16 +165,17 @@ class Setting:
     pools: dict[str, Pool]
     id_of: Callable[[str], str]
 
-    def volumes_of(self, world: World, tier: str) -> list[Vol]:
-        return [each for each in world.volumes if each.tier == tier]
-
     def room(self, world: World, tier: str, thick: bool) -> tuple[float, float]:
-        return self.pools[tier].room(self.volumes_of(world, tier), thick)
+        return self.pools[tier].room(world.weights(tier), _lingering(world, tier), thick)
 
     def comfortable(self, world: World, tier: str) -> bool:
         """Whether nothing can be wrong with the volumes of that tier."""
         pool = self.pools[tier]
-        return pool.free(self.volumes_of(world, tier)) >= pool.warning
+        return pool.free([*world.weights(tier), *_lingering(world, tier)]) >= pool.warning
+
+
+def _lingering(world: World, tier: str) -> list[Weight]:
+    return [each for each in world.lingering if each.tier == tier]
 
 
 @dataclass(frozen=True)
@@ -129,6 +185,8 @@ class Outcome:
     code: StatusCode
     world: World
     holds: Callable[[Any], bool] = lambda _: True
+    learned: Callable[[Any], World] | None = None
+    """The world, where the response tells something of it that only the agent knows."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +207,10 @@ class Call:
 
     method: str
 
+    def bound(self, snapshot_ids: Mapping[str, str]) -> Call:
+        """The call with the ids that the caller knows now in place of names."""
+        return self
+
     def request(self, setting: Setting) -> Message:
         raise NotImplementedError
 
@@ -160,7 +222,7 @@ def after(call: Call, world: World, setting: Setting, answer: Answer) -> Iterato
     """The worlds in which `call` may have left us with `answer`."""
     for outcome in call.outcomes(world, setting):
         if outcome.code is answer.code and (answer.response is None or outcome.holds(answer.response)):
-            yield outcome.world
+            yield outcome.learned(answer.response) if outcome.learned and answer.response else outcome.world
 
 
 def maybe_after(call: Call, world: World, setting: Setting) -> Iterator[World]:
