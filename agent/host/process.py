@@ -3,7 +3,7 @@
 Every child dies with us, also when we are killed with SIGKILL: PR_SET_PDEATHSIG (prctl(2)) is set by `setpriv`, then a
 shell compares its parent with our pid, which closes the gap in which we could have died before the signal was armed,
 and becomes the program by exec, so that the pid is the program's own. `preexec_fn` would do the same in one step, but
-it makes Python fork a process with threads and run everybody's fork handlers (gRPC's among them). The signal is sent
+it makes Python fork a process with threads and run everybody's fork handlers (see agent.host.child). The signal is sent
 when the *thread* that started the child ends: that is the thread of the event loop.
 """
 
@@ -20,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable, shorten
+from agent.host import child
+from agent.host.child import Child
 
 MAX_OUTPUT_BYTES = 4 << 20
 """A program that prints more than this on stdout is killed; of stderr the last `MAX_STDERR_BYTES` are kept."""
@@ -71,11 +73,12 @@ async def run(
     the machine cannot start a process now. After a deadline or a cancellation the whole process group is gone.
     """
     command = _guarded(argv)
-    stdin = asyncio.subprocess.DEVNULL if input is None else asyncio.subprocess.PIPE
-    process = await _start(command, stdin=stdin, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    stdin = child.DEVNULL if input is None else child.PIPE
+    process = _start(command, stdin=stdin, stdout=child.PIPE, stderr=child.PIPE)
     try:
         async with asyncio.timeout(timeout_s):
-            stdout, stderr = await _communicate(argv, process, input)
+            await process.connect(input)
+            stdout, stderr = await _communicate(argv, process)
             code = await process.wait()
     except TimeoutError:
         await _kill(process)
@@ -83,6 +86,8 @@ async def run(
     except BaseException:
         await _kill(process)
         raise
+    finally:
+        process.close()
     text = stderr.decode(errors="surrogateescape")
     if code not in ok_codes:
         raise CommandFailed(argv, code, text)
@@ -92,7 +97,7 @@ async def run(
 class Process:
     """A child that runs for long, in a process group of its own; its output goes to a log, line by line."""
 
-    def __init__(self, argv: Sequence[str], process: asyncio.subprocess.Process, output: _Output) -> None:
+    def __init__(self, argv: Sequence[str], process: Child, output: _Output) -> None:
         self.argv = tuple(argv)
         self.pid = process.pid
         self._process = process
@@ -146,9 +151,7 @@ async def spawn(argv: Sequence[str], *, log: logging.Logger) -> Process:
     command = _guarded(argv)
     output = await _Output.open(log)
     try:
-        process = await _start(
-            command, stdin=asyncio.subprocess.DEVNULL, stdout=output.write_end, stderr=asyncio.subprocess.STDOUT
-        )
+        process = _start(command, stdin=child.DEVNULL, stdout=output.write_end, stderr=child.STDOUT)
     except BaseException:
         output.close()
         raise
@@ -158,8 +161,7 @@ async def spawn(argv: Sequence[str], *, log: logging.Logger) -> Process:
 
 
 class _Output:
-    """The pipe that a spawned child writes to. Ours rather than asyncio's: there, `wait()` returns only when every
-    copy of the pipe is closed, so a grandchild could hide the child's end."""
+    """The pipe that a spawned child writes to."""
 
     def __init__(
         self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport, write_end: int, log: logging.Logger
@@ -226,54 +228,27 @@ def _guarded(argv: Sequence[str]) -> list[str]:
     return [*guard, _required(argv[0]), *argv[1:]]
 
 
-async def _start(command: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> asyncio.subprocess.Process:
+def _start(command: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_") and name != "PPID"}
     environment |= {"LC_ALL": "C", "PATH": _search_path()}
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            *command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=environment,
-            start_new_session=True,
-        )
-    )
     try:
-        return await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        # Cancelled itself, asyncio would kill the child alone and then wait for its descendants to close the pipes.
-        with suppress(OSError):
-            await _kill(await starting)
-        raise
+        return Child(command, environment, stdin=stdin, stdout=stdout, stderr=stderr)
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise InvalidArgument("argument", "the command line is longer than the kernel allows") from error
         raise Unavailable(f"cannot start a process: {error.strerror}") from error
 
 
-async def _communicate(
-    argv: Sequence[str], process: asyncio.subprocess.Process, input: bytes | None
-) -> tuple[bytes, bytes]:
+async def _communicate(argv: Sequence[str], process: Child) -> tuple[bytes, bytes]:
     async with asyncio.TaskGroup() as group:
         stdout = group.create_task(_read_all(process))
         stderr = group.create_task(_read_tail(process.stderr))
-        group.create_task(_feed(process.stdin, input))
     if stdout.result() is None:
         raise CommandFailed(argv, -signal.SIGKILL, f"it printed more than {MAX_OUTPUT_BYTES} bytes")
     return stdout.result() or b"", stderr.result()
 
 
-async def _feed(stream: asyncio.StreamWriter | None, data: bytes | None) -> None:
-    if stream is None or data is None:
-        return
-    with suppress(BrokenPipeError, ConnectionResetError):  # it may end without reading all: its exit code tells
-        stream.write(data)
-        await stream.drain()
-    stream.close()
-
-
-async def _read_all(process: asyncio.subprocess.Process) -> bytes | None:
+async def _read_all(process: Child) -> bytes | None:
     """Everything on stdout until its end, or None when it is too much: then the program is killed."""
     data = bytearray()
     while process.stdout is not None and (chunk := await process.stdout.read(65536)):
@@ -297,7 +272,7 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-async def _kill(process: asyncio.subprocess.Process) -> None:
+async def _kill(process: Child) -> None:
     """End the child's whole group (it may outlive its leader) and reap the child."""
     _signal_group(process.pid, signal.SIGKILL)
     with suppress(TimeoutError):
