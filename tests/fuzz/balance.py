@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
 
 from agent.nvmf import initiator
@@ -47,11 +49,21 @@ async def run(subject: Subject, scene: Scene, count: int, seed: int) -> Balance:
         await campaign.close()
     faults = [f"bad answer: {each}" for each in campaign.tally.bad]
     faults += _grown(before, after)
-    faults += [f"left behind: {kind}: {what}" for kind, what in (await subject.leftovers()).items()]
+    faults += [f"left behind: {kind}: {what}" for kind, what in (await _leftovers(subject)).items()]
     if subject.untouchable() != untouchable:
         faults.append("something outside the mount root was touched")
     faults += _faults_at_the_end(subject)
     return Balance(campaign.tally, before, after, faults)
+
+
+async def _leftovers(subject: Subject) -> dict[str, object]:
+    """What stays: deleted snapshots that others stood on go in the background."""
+    deadline = time.monotonic() + 10
+    while True:
+        left = await subject.leftovers()
+        if not left or time.monotonic() > deadline:
+            return left
+        await asyncio.sleep(0.1)
 
 
 def _grown(before: Held, after: Held) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from agent.csi.client import CallFailed
 from tests.crash.machine import Patient
@@ -128,9 +129,15 @@ class Campaign:
         """Learn the ids and tokens of this scene: the same name has the same id every time."""
         await self.patient.wait_ready()
         lifecycle = Lifecycle(random.Random(0), self.scene)
+        call = self.patient.client.call
         for name in self.scene.names:
-            response = await self.patient.client.call("Controller/CreateVolume", lifecycle.create(name))
-            self.scene.ids[name] = response.volume.volume_id
+            request = lifecycle.create(name)
+            request.ClearField("volume_content_source")
+            self.scene.ids[name] = (await call("Controller/CreateVolume", request)).volume.volume_id
+        for name, _ in zip(self.scene.names, self.scene.snapshot_names, strict=False):
+            request = lifecycle.create_snapshot(name)
+            made = await call("Controller/CreateSnapshot", request)
+            self.scene.snapshot_ids[request.name] = made.snapshot.snapshot_id
         page = await self.patient.client.list_volumes(1)
         self.scene.tokens.append(page.next_token)
         await self.tidy()
@@ -159,6 +166,8 @@ class Campaign:
                 await self._unstage(volume, staging)
             await client.call("unpublish", volume)
             await client.call("delete_volume", volume)
+        for entry in (await client.call("list_snapshots")).entries:
+            await client.call("delete_snapshot", entry.snapshot.snapshot_id)
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -209,7 +218,7 @@ class Campaign:
             try:
                 request.ParseFromString(shot.raw)
                 shown = str(request)
-            except ValueError:
+            except DecodeError:
                 shown = shot.raw.hex()
             self.tally.bad.append(f"{shot.method.name} ({shot.origin}) {code.name}: {details}\n{shown[:2000]}")
 

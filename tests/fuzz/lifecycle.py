@@ -28,10 +28,12 @@ LIFE = (
     "Controller/ControllerExpandVolume",
     "Node/NodeExpandVolume",
     "Controller/ListVolumes",
+    "Controller/CreateSnapshot",
     "Node/NodeUnpublishVolume",
     "Node/NodeUnstageVolume",
     "Controller/ControllerUnpublishVolume",
     "Controller/DeleteVolume",
+    "Controller/DeleteSnapshot",
 )
 
 
@@ -43,7 +45,9 @@ class Scene:
     canary: Path
     frontend: str
     names: tuple[str, ...] = ("pvc-1", "pvc-2", "pvc-3", "pvc-4", "raw-1", "raw-2", "ünïcödé", "x" * 128)
+    snapshot_names: tuple[str, ...] = ("snap-1", "snap-2", "ünïcödé ☃")
     ids: dict[str, str] = field(default_factory=dict)
+    snapshot_ids: dict[str, str] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
 
     @property
@@ -84,7 +88,8 @@ class Scene:
                 "_id": ids,
                 "_ids": ids,
                 "node_id": [NODE, "no-such-node"],
-                "name": list(self.names),
+                "snapshot_id": [*self.snapshot_ids.values(), "snap-" + "0" * 32, "no-such-snapshot"],
+                "name": [*self.names, *self.snapshot_names],
                 "_path": [*self.staging, *self.targets, *self.staging, *self.targets, *elsewhere],
                 "starting_token": [*self.tokens, "after:", "after:vol-"],
                 "fs_type": ["ext4", "xfs", "btrfs", "vfat"],
@@ -140,6 +145,11 @@ class Lifecycle:
             "Controller/ListVolumes": self._list,
             "Controller/GetCapacity": self._capacity,
             "Controller/ControllerExpandVolume": self._expand,
+            "Controller/ControllerGetVolume": self._get,
+            "Controller/CreateSnapshot": self.create_snapshot,
+            "Controller/DeleteSnapshot": self._delete_snapshot,
+            "Controller/ListSnapshots": self._list_snapshots,
+            "Controller/GetSnapshot": self._get_snapshot,
             "Node/NodeStageVolume": self._stage,
             "Node/NodeUnstageVolume": self._unstage,
             "Node/NodePublishVolume": self._node_publish,
@@ -188,6 +198,11 @@ class Lifecycle:
             parameters=parameters,
             secrets=SECRETS,
         )
+        source = self._rng.random()
+        if source < 0.15:
+            request.volume_content_source.snapshot.snapshot_id = self._snapshot_id(name)
+        elif source < 0.25:
+            request.volume_content_source.volume.volume_id = self._id(self._rng.choice(self._scene.names))
         if self._rng.random() < 0.3:
             topology = csi.Topology(segments={TOPOLOGY_NODE: NODE})
             request.accessibility_requirements.CopyFrom(csi.TopologyRequirement(preferred=[topology]))
@@ -221,6 +236,37 @@ class Lifecycle:
         return csi.ControllerExpandVolumeRequest(
             volume_id=self._id(name), capacity_range=csi.CapacityRange(required_bytes=size), secrets=SECRETS
         )
+
+    def _get(self, name: str) -> Message:
+        return csi.ControllerGetVolumeRequest(volume_id=self._id(name))
+
+    def _snapshot_name(self, name: str) -> str:
+        names = self._scene.snapshot_names
+        return names[self._scene.names.index(name) % len(names)]
+
+    def _snapshot_id(self, name: str) -> str:
+        return self._scene.snapshot_ids.get(self._snapshot_name(name), "snap-" + "1" * 32)
+
+    def create_snapshot(self, name: str) -> Message:
+        """CreateSnapshot of a volume of the scene."""
+        return csi.CreateSnapshotRequest(
+            name=self._snapshot_name(name), source_volume_id=self._id(name), secrets=SECRETS
+        )
+
+    def _delete_snapshot(self, name: str) -> Message:
+        return csi.DeleteSnapshotRequest(snapshot_id=self._snapshot_id(name), secrets=SECRETS)
+
+    def _list_snapshots(self, name: str) -> Message:
+        request = csi.ListSnapshotsRequest(max_entries=self._rng.choice((0, 1)), secrets=SECRETS)
+        match self._rng.randrange(3):
+            case 0:
+                request.snapshot_id = self._snapshot_id(name)
+            case 1:
+                request.source_volume_id = self._id(name)
+        return request
+
+    def _get_snapshot(self, name: str) -> Message:
+        return csi.GetSnapshotRequest(snapshot_id=self._snapshot_id(name), secrets=SECRETS)
 
     def _stage(self, name: str) -> Message:
         return csi.NodeStageVolumeRequest(

@@ -167,7 +167,7 @@ class Subject(Machine):
         store = await open_local(self.folder / "agent" / "quarry.db")
         try:
             kinds = (Volume, Snapshot)
-            records = [each.meta.name for kind in kinds for each in await store.list(kind)]
+            records = [str(each) for kind in kinds for each in await store.list(kind)]
         finally:
             await store.close()
         notes = [str(each) for each in (self.folder / "agent" / "node").rglob("*") if each.is_file()]

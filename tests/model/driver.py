@@ -22,7 +22,7 @@ from agent.nvmf import initiator
 from tests.crash.machine import Machine, holdings
 from tests.model.calls import Delete, ListAll, Publish, Unpublish
 from tests.model.snapshot_calls import CreateSnapshot, DeleteSnapshot, ListSnapshots
-from tests.model.world import Answer, Call, Setting, World, after, maybe_after
+from tests.model.world import Answer, Call, Setting, World, after, maybe_after, merged
 
 CLIENTS = 4
 PATIENCE_S = 30.0
@@ -110,9 +110,9 @@ class Driver:
         if volume is None or not volume.attached or offset + BLOCK > volume.size:
             return
         async with self._host(name) as host:
-            await host.write(1, offset, pattern(name, text))
+            await host.write(1, offset, pattern(f"{name}|{text}"))
             await host.flush(1)
-        self.worlds = frozenset({world.having(volume.written(offset, text))})
+        self.worlds = frozenset({world.having(volume.written(offset, f"{name}|{text}"))})
         self._count("write")
 
     async def read(self, name: str, offsets: Iterable[int]) -> None:
@@ -126,7 +126,7 @@ class Driver:
         async with self._host(name) as host:
             for offset in [*offsets, volume.size - BLOCK]:
                 if offset + BLOCK <= volume.size:
-                    expected = pattern(name, data[offset]) if offset in data else bytes(BLOCK)
+                    expected = pattern(data[offset]) if offset in data else bytes(BLOCK)
                     found = await host.read(1, offset, BLOCK)
                     assert found == expected, f"{name} at {offset}: {found[:80]!r} instead of {expected[:80]!r}"
         self._count("read")
@@ -247,15 +247,15 @@ class Driver:
             said = "\n".join(f"  {call}: {answer}" for call, answer in done)
             before = "\n".join(f"  {world}" for world in self.worlds)
             raise AssertionError(f"no order of these calls explains\n{said}\nin any of\n{before}")
-        self.worlds = left
+        self.worlds = merged(left)
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
 
 
-def pattern(name: str, text: str) -> bytes:
-    """A block that no other volume has."""
-    return f"{name}|{text}|".encode().ljust(BLOCK, b"#")
+def pattern(text: str) -> bytes:
+    """A block that says who wrote what."""
+    return f"{text}|".encode().ljust(BLOCK, b"#")
 
 
 def _serialized(answer: Answer) -> bytes:

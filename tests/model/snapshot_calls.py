@@ -40,7 +40,8 @@ class CreateSnapshot(Call):
             return
         surely, perhaps = setting.room(world, volume.tier, volume.thick)
         if volume.size <= perhaps:
-            yield self._told(Snap(self.name, "", volume), world, setting)
+            snapshot = Snap(self.name, "", replace(volume, attached=None, source=None))
+            yield self._told(snapshot, world, setting)
         if volume.size > surely:
             yield Outcome(StatusCode.RESOURCE_EXHAUSTED, world)
 

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -209,7 +209,7 @@ class Volumes(RuleBasedStateMachine):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["embedded", "real"])
 def test_every_answer_is_explained(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """QUARRY_EXAMPLES=500 runs as many examples, longer ones, and other ones each time."""
+    """QUARRY_EXAMPLES=500: so many, longer, others each time. QUARRY_SHRINK=1: finds the shortest that fails."""
     if kind == "real" and find_spdk_tgt() is None:
         pytest.skip("spdk_tgt not found (SPDK_TGT or PATH)")
     more = int(os.environ.get("QUARRY_EXAMPLES", "0"))
@@ -220,6 +220,7 @@ def test_every_answer_is_explained(kind: str, capsys: pytest.CaptureFixture[str]
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink) if os.environ.get("QUARRY_SHRINK") else (Phase.generate,),
     )
     with asyncio.Runner() as runner:
         bench = Bench(kind, runner)

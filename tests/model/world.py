@@ -5,7 +5,8 @@ Pure: no I/O, no clock, nothing of the agent's own code. A call changes nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -231,6 +232,21 @@ def maybe_after(call: Call, world: World, setting: Setting) -> Iterator[World]:
     for outcome in call.outcomes(world, setting):
         if outcome.world != world:
             yield outcome.world
+
+
+def merged(worlds: Iterable[World]) -> frozenset[World]:
+    """The worlds without those that differ only in what may linger: all of it may."""
+    by_content: dict[tuple[object, ...], list[World]] = {}
+    for world in worlds:
+        by_content.setdefault((world.volumes, world.snapshots), []).append(world)
+    return frozenset(_with_most(each) for each in by_content.values())
+
+
+def _with_most(worlds: list[World]) -> World:
+    most: Counter[Weight] = Counter()
+    for world in worlds:
+        most |= Counter(world.lingering)
+    return replace(worlds[0], lingering=tuple(sorted(most.elements(), key=repr)))
 
 
 def rounded(size: int) -> int:
