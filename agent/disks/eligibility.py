@@ -164,7 +164,7 @@ def _of_content(facts: Facts, look: Look) -> Iterator[Reason]:
     if facts.suspended:
         yield Reason(Code.UNREADABLE, "is suspended (`dmsetup resume`), so what is on it is not known")
     elif worth_reading(facts):
-        yield Reason(Code.UNREADABLE, f"carries nobody knows what: {look.problem or 'it has not been read yet'}")
+        yield Reason(Code.UNREADABLE, f"could not be looked into: {look.problem or 'it has not been read yet'}")
 
 
 def _wipe(facts: Facts, recognized: bool) -> str:

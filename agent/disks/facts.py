@@ -181,7 +181,8 @@ def _with_marks(source: Source, facts: Facts, properties: Mapping[str, str]) -> 
         wwn=told_wwn,
         md_uuid=source.read(f"{here}/md/uuid") or properties.get("MD_UUID") or "",
         nsid=source.read(f"{here}/nsid") or properties.get("ID_NSID") or "",
-        model=model or properties.get("ID_MODEL") or "",
+        # A serial number of sysfs goes with the model of sysfs: what udev adds may be missing the next time.
+        model=model or ("" if serial else properties.get("ID_MODEL")) or "",
         serial=serial or told_serial or "",
     )
     shown = model if facts.name.startswith("nvme") else properties.get("ID_MODEL") or model

@@ -12,15 +12,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from agent.disks.source import Event, Look, Number, Usage
+import pyudev
+
+from agent.disks.source import PROPERTIES, Event, Look, Number, Usage
 from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from agent.host import blkid, mount
 from agent.host import device as devices
-
-try:
-    import pyudev
-except ImportError as error:  # pyudev loads the C library when it is imported
-    raise FailedPrecondition("libudev is not on this machine: install it (Debian package libudev1)") from error
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +32,17 @@ _FILE_BYTES_MAX = 4096
 
 
 class Machine:
-    """Implements `Source`. Reading may be done from any thread, one call at a time is let into libudev."""
+    """Implements `Source`. Reading may be done from any thread, one call at a time is let into libudev.
+
+    Raises FailedPrecondition when libudev is not installed.
+    """
 
     def __init__(self, sysfs: Path = SYSFS) -> None:
         self._sysfs = sysfs
-        self._udev = pyudev.Context()
+        try:
+            self._udev = pyudev.Context()
+        except ImportError as error:  # how pyudev says that it found no C library
+            raise FailedPrecondition("libudev is not on this machine: install it (Debian package libudev1)") from error
         self._lock = threading.Lock()
 
     def names(self) -> Sequence[str]:
@@ -110,15 +113,7 @@ class Machine:
         except OSError as error:
             log.warning("no events of block devices (%s): changes are found by looking periodically", error.strerror)
             return lambda: None
-        loop, descriptor = asyncio.get_running_loop(), monitor.fileno()
-        loop.add_reader(descriptor, lambda: _drain(monitor, on_event))
-
-        def end() -> None:
-            loop.remove_reader(descriptor)
-            del monitor_kept[:]  # the last reference: libudev closes the socket
-
-        monitor_kept = [monitor]
-        return end
+        return _Events(monitor, on_event).end
 
     def _loops(self) -> Mapping[Number, tuple[str, ...]]:
         found = dict[Number, tuple[str, ...]]()
@@ -131,28 +126,43 @@ class Machine:
 
 
 def readable(properties: Mapping[str, str]) -> dict[str, str]:
-    """The properties that can be decoded: pyudev raises for bytes that are not UTF-8, at each access."""
+    """Those of `PROPERTIES` that are there and can be decoded: pyudev raises for bytes that are not UTF-8."""
     found = {}
-    for name in properties:
+    for name in PROPERTIES:
         with contextlib.suppress(UnicodeDecodeError, KeyError):
             found[name] = properties[name]
     return found
 
 
-def _drain(monitor: pyudev.Monitor, on_event: Callable[[Event], None]) -> None:
-    while True:
-        try:
-            device = monitor.poll(0)
-            if device is None:
-                return
-            event = _event(device)
-        except UnicodeDecodeError:
-            event = Event("unreadable", "")
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-            event = Event("lost", "")
-        on_event(event)
+class _Events:
+    """Passes on what a monitor receives, in the running event loop, until its end."""
+
+    def __init__(self, monitor: pyudev.Monitor, on_event: Callable[[Event], None]) -> None:
+        self._monitor: pyudev.Monitor | None = monitor
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(monitor.fileno(), self._drain)
+
+    def end(self) -> None:
+        if self._monitor is not None:
+            self._loop.remove_reader(self._monitor.fileno())
+            self._monitor = None  # the last reference: libudev closes the socket
+
+    def _drain(self) -> None:
+        while self._monitor is not None:
+            try:
+                device = self._monitor.poll(0)
+                if device is None:
+                    return
+                event = _event(device)
+            except UnicodeDecodeError:
+                event = Event("unreadable", "")
+            except OSError as error:
+                event = Event("lost", "")
+                if error.errno != errno.ENOBUFS:
+                    log.error("no more events of block devices (%s): looking periodically from now on", error)
+                    self.end()
+            self._on_event(event)
 
 
 def _event(device: pyudev.Device) -> Event:

@@ -49,6 +49,15 @@ class Look:
 NOT_LOOKED = Look()
 
 
+PROPERTIES = (
+    *("DEVNAME", "DEVLINKS", "DISKSEQ"),
+    *("ID_MODEL", "ID_REVISION", "ID_SERIAL", "ID_SERIAL_SHORT", "ID_SCSI_SERIAL", "ID_NSID"),
+    *("ID_WWN", "ID_WWN_WITH_EXTENSION", "MD_UUID", "ID_ATA_ROTATION_RATE_RPM"),
+    *("ID_FS_TYPE", "ID_PART_TABLE_TYPE", "DM_MULTIPATH_DEVICE_PATH"),
+)
+"""What udev is asked for. By name: a list of all cannot be had when one of the names is no UTF-8."""
+
+
 class Source(Protocol):
     """The block devices of one machine. Paths are below /sys; the methods that are not `async` may block shortly."""
 
@@ -59,7 +68,7 @@ class Source(Protocol):
         """Place in the tree of devices, like `devices/pci0000:00/.../block/sda`. "" when there is no such device."""
 
     def properties(self, name: str) -> Mapping[str, str]:
-        """What udev knows about a device or a partition. What is not valid UTF-8 is left out."""
+        """Those of `PROPERTIES` that udev has for a device or a partition. What is not valid UTF-8 is left out."""
 
     def read(self, path: str) -> str | None:
         """A file of sysfs without the white space around it; None: absent."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from agent.disks.inventory import Change, Inventory
 from agent.disks.source import Event, Source, Usage
+from agent.errors import QuarryError
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +36,21 @@ class Watch:
         self._dirty = set[str]()
         self._compare = False
         self._looking = set[str]()
+        self._ready: Callable[[], None] | None = None
         self.looks = 0
 
     async def run(self, report: Callable[[Sequence[Change]], None], ready: Callable[[], None] | None = None) -> None:
-        """Look at everything, call `ready`, then follow. `report` gets each set of changes that belong together."""
+        """Look at everything, then follow. `report` gets each set of changes that belong together.
+
+        `ready` is called once, when all that was there in the beginning has been looked at.
+        """
+        self._ready = ready
         end = self._source.subscribe(self._notice)  # first, so that nothing happens unseen between the two
         try:
             async with asyncio.TaskGroup() as group:
-                report(await self._inventory.scan())
-                if ready is not None:
-                    ready()
+                self._compare = True
+                await self._begin(group, report)
+                self._tell_ready()
                 group.create_task(self._rescan_regularly())
                 while True:
                     await self._wake.wait()
@@ -85,9 +91,20 @@ class Watch:
             group.create_task(self._look(name, usage, report))
 
     async def _look(self, name: str, usage: Usage, report: Callable[[Sequence[Change]], None]) -> None:
-        changes = await self._inventory.look(name, usage)
+        changes: Sequence[Change] = ()
+        try:
+            changes = await self._inventory.look(name, usage)
+        except (QuarryError, OSError) as error:
+            # The next comparison tries again, since the device is still not known as it is.
+            log.error("disk %s could not be looked at: %s", name, error)
         self._looking.discard(name)
         if name in self._dirty:
             self._wake.set()
         if changes:
             report(changes)
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        if self._ready is not None and not self._looking:
+            self._ready()
+            self._ready = None

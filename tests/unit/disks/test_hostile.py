@@ -75,16 +75,13 @@ def test_properties_that_are_not_utf8_are_left_out() -> None:
     class Properties(Mapping[str, str]):
         """As pyudev's: raises at each access."""
 
-        _raw: ClassVar = {"ID_MODEL": b"fine", "ID_SERIAL": b"\xff\xfe", "GONE": None}
+        _raw: ClassVar = {"ID_MODEL": b"fine", "ID_SERIAL": b"\xff\xfe", "OTHER": b"x"}
 
         def __getitem__(self, name: str) -> str:
-            value = self._raw[name]
-            if value is None:
-                raise KeyError(name)
-            return value.decode()
+            return self._raw[name].decode()
 
         def __iter__(self) -> Iterator[str]:
-            return iter(self._raw)
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "a name that is no UTF-8 ends every list of them")
 
         def __len__(self) -> int:
             return len(self._raw)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from agent.disks.inventory import LOOK_AGAIN_AT_ONCE, LOOK_AGAIN_S, Change, Inventory
 from agent.disks.watch import Watch
+from agent.errors import Unavailable
 
 from .fake_machine import BLANK, Disk, FakeMachine, carries
 from .lab import nvme, scsi
@@ -49,6 +50,7 @@ async def following(machine: FakeMachine, *, rescan_s: float = 60) -> AsyncItera
         async with asyncio.timeout(5):
             await ready.wait()
         follower.told.clear()
+        follower.watch.looks = 0
         machine.looked.clear()
         machine.asked.clear()
         yield follower
@@ -119,6 +121,45 @@ async def test_what_happens_during_a_look_is_looked_at_after_it() -> None:
         machine.stuck.pop("sd0").set()
         await follower.until(lambda: machine.looked["sd0"] == 2)
         await follower.until(lambda: not follower.inventory.known["sd0"].status.eligible)
+
+
+async def test_in_the_beginning_a_disk_that_does_not_answer_holds_up_only_itself() -> None:
+    machine, told, ready = shelf(4), list[Change](), list[bool]()
+    stuck = machine.stuck["sd2"] = asyncio.Event()
+    watch = Watch(machine, Inventory(machine), settle_s=SETTLE_S)
+    task = asyncio.create_task(watch.run(told.extend, lambda: ready.append(True)))
+    try:
+        async with asyncio.timeout(5):
+            while len(told) < 3:  # noqa: ASYNC110 - a list tells nobody
+                await asyncio.sleep(0.002)
+            machine.plug(nvme(0, 1, "HOT", 4194304))
+            machine.emit("add", "nvme0n1")
+            while len(told) < 4:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+            assert "sd2" not in {change.known.name for change in told}
+            assert not ready
+            stuck.set()
+            while not ready:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        assert len(told) == 5
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_look_that_fails_is_repeated_and_ends_nothing() -> None:
+    machine = shelf(3)
+    async with following(machine, rescan_s=0.03) as follower:
+
+        def fail(name: str) -> None:
+            if machine.looked[name] == 1:
+                raise Unavailable("no process can be started")
+
+        machine.on_look = fail
+        machine.plug(nvme(0, 1, "HOT", 4194304))
+        machine.emit("add", "nvme0n1")
+        await follower.until(lambda: ("added", "nvme0n1") in follower.kinds())
+        assert machine.looked == {"nvme0n1": 2}
 
 
 async def test_lost_events_are_healed_at_once_and_only_the_difference_is_read() -> None:
