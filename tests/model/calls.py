@@ -57,7 +57,7 @@ class Create(Call):
     def bound(self, snapshot_ids: Mapping[str, str]) -> Call:
         if self.source is None or self.source[0] != "snapshot":
             return self
-        return replace(self, source=("snapshot", snapshot_ids.get(self.source[1], NO_SNAPSHOT)))
+        return replace(self, source=("snapshot", snapshot_ids.get(self.source[1], self.source[1])))
 
     def request(self, setting: Setting) -> Message:
         return csi.CreateVolumeRequest(

@@ -20,9 +20,9 @@ from agent.csi.client import CallFailed, CsiClient
 from agent.errors import QuarryError
 from agent.nvmf import initiator
 from tests.crash.machine import Machine, holdings
-from tests.model.calls import Delete, ListAll, Publish, Unpublish
+from tests.model.calls import Create, Delete, ListAll, Publish, Unpublish
 from tests.model.snapshot_calls import CreateSnapshot, DeleteSnapshot, ListSnapshots
-from tests.model.world import Answer, Call, Setting, World, after, maybe_after, merged
+from tests.model.world import MODES, NODE, Answer, Call, Setting, World, after, maybe_after, merged
 
 CLIENTS = 4
 PATIENCE_S = 30.0
@@ -40,6 +40,8 @@ class Driver:
         self.clients = [CsiClient(machine.endpoint, timeout_s=PATIENCE_S) for _ in range(CLIENTS)]
         self.snapshot_ids: dict[str, str] = {}
         self.contexts: dict[str, dict[str, str]] = {}
+        self.crossed: set[str] = set()
+        """Names in calls that overlapped: which of their publish contexts came last is not known."""
         self.counts: dict[str, int] = {}
 
     async def close(self) -> None:
@@ -101,40 +103,51 @@ class Driver:
             assert not dead and time.monotonic() < deadline, f"no agent:\n{self.machine.agent_log()[-3000:]}"
             await asyncio.sleep(0.02)
 
+    async def look_closer(self) -> None:
+        """Ask what the listings do not tell: calls that change nothing in one world, and are refused in the others."""
+        for name in [each.name for each in self._any().volumes]:
+            found = [volume for world in self.worlds if (volume := world.get(name))]
+            for made in {(each.size, each.parameters, each.source) for each in found} if len(found) > 1 else ():
+                size, parameters, source = made
+                await self.one(Create(name, size, size, parameters, source))
+            ways = {each.attached for each in found if each.attached}
+            for way in ways if len(ways) > 1 or name in self.crossed else ():
+                await self.one(Publish(name, NODE, MODES[way.mode], way.readonly))
+        self.crossed.clear()
+
     # --- data ------------------------------------------------------------------------------------------------
 
     async def write(self, name: str, offset: int, text: str) -> None:
         """As the host the volume is published to; flushed, so it must survive everything from here on."""
-        (world,) = self.worlds
-        volume = world.get(name)
+        volume = self._any().get(name)
         if volume is None or not volume.attached or offset + BLOCK > volume.size:
             return
         async with self._host(name) as host:
             await host.write(1, offset, pattern(f"{name}|{text}"))
             await host.flush(1)
-        self.worlds = frozenset({world.having(volume.written(offset, f"{name}|{text}"))})
+        self.worlds = frozenset(_written(world, name, offset, f"{name}|{text}") for world in self.worlds)
         self._count("write")
 
     async def read(self, name: str, offsets: Iterable[int]) -> None:
         """Every block has what was written to this volume there, or zeroes."""
-        (world,) = self.worlds
-        volume = world.get(name)
+        volume = self._any().get(name)
         if volume is None or not volume.attached:
             self._count("nothing to read")
             return
-        data = dict(volume.data)
+        found = {}
         async with self._host(name) as host:
             for offset in [*offsets, volume.size - BLOCK]:
                 if offset + BLOCK <= volume.size:
-                    expected = pattern(data[offset]) if offset in data else bytes(BLOCK)
-                    found = await host.read(1, offset, BLOCK)
-                    assert found == expected, f"{name} at {offset}: {found[:80]!r} instead of {expected[:80]!r}"
+                    found[offset] = await host.read(1, offset, BLOCK)
+        left = frozenset(world for world in self.worlds if _reads_as(world, name, found))
+        shown = {offset: block[:80] for offset, block in found.items() if block != bytes(BLOCK)}
+        assert left, f"{name} reads as {shown} in\n" + "\n".join(map(str, self.worlds))
+        self.worlds = left
         self._count("read")
 
     async def knock(self, name: str) -> None:
         """A host that the volume is not published to, and any host of a volume that is not published, stays out."""
-        (world,) = self.worlds
-        volume = world.get(name)
+        volume = self._any().get(name)
         published = volume is not None and volume.attached is not None
         context = self.contexts.get(name)
         if context is None:
@@ -171,7 +184,7 @@ class Driver:
 
     async def audit(self) -> None:
         """The target holds what the model says, neither more nor less."""
-        (world,) = self.worlds
+        world = self._any()
         found = await holdings(self.machine.target.socket_path)
         ids = sorted(self.setting.id_of(each.name) for each in world.volumes)
         lvols = [each for each in found.lvols if not each.startswith("snap-")]
@@ -185,17 +198,21 @@ class Driver:
 
     async def delete_everything(self, *, snapshots_last: bool) -> None:
         """Back to nothing, by the calls that a caller has."""
-        (world,) = self.worlds
+        world = self._any()
         snapshots: list[Call] = [DeleteSnapshot(each.name) for each in world.snapshots]
         volumes: list[Call] = [Delete(each.name) for each in world.volumes]
         for volume in world.volumes:
             await self.one(Unpublish(volume.name, ""))
         for call in [*volumes, *snapshots] if snapshots_last else [*snapshots, *volumes]:
             await self.one(call)
-        (world,) = self.worlds
-        assert not world.volumes and not world.snapshots
+        assert not self._any().volumes
+        assert not self._any().snapshots
 
     # --- inside ----------------------------------------------------------------------------------------------
+
+    def _any(self) -> World:
+        """One of the worlds: after a listing they agree on what there is, its sizes, and what is published."""
+        return next(iter(self.worlds))
 
     def _sent(self, calls: Sequence[Call]) -> list[asyncio.Task[Answer]]:
         return [
@@ -203,6 +220,7 @@ class Driver:
         ]
 
     def _explain(self, calls: Sequence[Call], answers: Sequence[Answer]) -> None:
+        self.crossed |= {call.name for call in calls if isinstance(call, Create | Delete | Publish)}
         done = list(zip(calls, answers, strict=True))
         effective = [(call, answer) for call, answer in done if answer.code is not grpc.StatusCode.ABORTED]
         self._keep((self._in_any_order(world, effective) for world in self.worlds), done)
@@ -213,7 +231,7 @@ class Driver:
             response = await self._response(call, client)
         except CallFailed as error:
             return Answer(None if error.code in _UNANSWERED else error.code, details=error.details)
-        if isinstance(call, Publish):
+        if isinstance(call, Publish) and response.publish_context:
             self.contexts[call.name] = dict(response.publish_context)
         if isinstance(call, CreateSnapshot):
             self.snapshot_ids[call.name] = response.snapshot.snapshot_id
@@ -251,6 +269,17 @@ class Driver:
 
     def _count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
+
+
+def _written(world: World, name: str, offset: int, text: str) -> World:
+    volume = world.get(name)
+    return world.having(volume.written(offset, text)) if volume else world
+
+
+def _reads_as(world: World, name: str, found: Mapping[int, bytes]) -> bool:
+    volume = world.get(name)
+    data = dict(volume.data) if volume else {}
+    return all(block == (pattern(data[at]) if at in data else bytes(BLOCK)) for at, block in found.items())
 
 
 def pattern(text: str) -> bytes:
