@@ -225,6 +225,25 @@ class Qos:
     write_bytes_per_second: int = 0
 
 
+QOS_IOPS_STEP, QOS_BYTES_STEP = 1000, 1 << 20
+"""What SPDK rounds limits up to a multiple of (bdev_set_qos_limit)."""
+
+QOS_IOPS_MAX, QOS_BYTES_MAX = 1_000_000_000, 1 << 40
+"""SPDK counts a limit for each millisecond in 32 bits: 4.3e12 a second and more wrap around to next to nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectOptions:
+    """How a host's NVMe/TCP initiator holds on to a volume. Times in seconds."""
+
+    loss_timeout_s: int = -1
+    """After so long without the target the device is gone and its I/O fails; -1: never."""
+    reconnect_delay_s: int = 1
+    keep_alive_s: int = 5
+    io_queues: int = 0
+    """0: one for each CPU."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """The permission for one node to reach the volume: written at ControllerPublish, the fence itself."""
@@ -264,6 +283,8 @@ class VolumeSpec:
     placement: tuple[Replica, ...] = ()
     frontend: Frontend = Frontend.NVME_TCP
     qos: Qos = field(default_factory=Qos)
+    """Limits now: of the StorageClass or of creation, as changed since."""
+    connect: ConnectOptions = field(default_factory=ConnectOptions)
     attachments: tuple[Attachment, ...] = ()
     parameters: tuple[tuple[str, str], ...] = ()
     """The StorageClass parameters as given, sorted: what a repeated CreateVolume is compared with."""

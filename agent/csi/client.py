@@ -171,6 +171,11 @@ class CsiClient(SnapshotClient):
         response: csi.ControllerExpandVolumeResponse = await self.call("Controller/ControllerExpandVolume", request)
         return response
 
+    async def modify(self, volume_id: str, mutable: Mapping[str, str]) -> None:
+        """ControllerModifyVolume: change limits of a volume, also of one in use."""
+        request = csi.ControllerModifyVolumeRequest(volume_id=volume_id, mutable_parameters=mutable)
+        await self.call("Controller/ControllerModifyVolume", request)
+
     async def validate(
         self, volume_id: str, capabilities: Iterable[csi.VolumeCapability]
     ) -> csi.ValidateVolumeCapabilitiesResponse:

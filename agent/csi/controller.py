@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.csi import messages, paging, parameters, topology, validation
+from agent.csi import messages, paging, parameters, qos, topology, validation
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import CreateVolume, Snapshots, VolumeCondition, Volumes
 from agent.csi.snapshots import SnapshotCalls
-from agent.errors import InvalidArgument, QuarryError, shorten
+from agent.errors import InvalidArgument, QuarryError
 from agent.model import Frontend, Qos, Volume
 
 _Rpc = csi.ControllerServiceCapability.RPC
@@ -27,6 +27,7 @@ _CAPABILITIES = (
     _Rpc.GET_SNAPSHOT,
     _Rpc.CLONE_VOLUME,
     _Rpc.EXPAND_VOLUME,
+    _Rpc.MODIFY_VOLUME,
     _Rpc.SINGLE_NODE_MULTI_WRITER,
 )
 
@@ -92,8 +93,16 @@ class ControllerService(SnapshotCalls, csi_pb2_grpc.ControllerServicer):
             volume_capabilities=request.volume_capabilities,
             volume_context=request.volume_context,
             parameters=request.parameters,
+            mutable_parameters=request.mutable_parameters,
         )
         return csi.ValidateVolumeCapabilitiesResponse(confirmed=confirmed)
+
+    async def ControllerModifyVolume(  # noqa: N802
+        self, request: csi.ControllerModifyVolumeRequest, context: Any
+    ) -> csi.ControllerModifyVolumeResponse:
+        volume_id = validation.required("volume_id", request.volume_id)
+        await self._volumes.modify(volume_id, qos.mutable(request.mutable_parameters))
+        return csi.ControllerModifyVolumeResponse()
 
     async def ListVolumes(  # noqa: N802
         self, request: csi.ListVolumesRequest, context: Any
@@ -152,10 +161,10 @@ def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
     else:  # no size given is the source's
         required_bytes, limit_bytes = validation.checked_range(request.capacity_range)
     wanted = parameters.parse(request.parameters)
-    validation.room_for_filesystem(request.volume_capabilities, wanted.fs_type, required_bytes)
-    if request.mutable_parameters:
-        key = shorten(min(request.mutable_parameters))
-        raise InvalidArgument(f"mutable_parameters[{key!r}]", "not supported", "leave mutable_parameters out")
+    limits = qos.mutable(request.mutable_parameters).applied_to(wanted.qos.applied_to(Qos()))
+    fs_types = validation.filesystems(request.volume_capabilities, wanted.fs_type)
+    parameters.check_mkfs_options(wanted.mkfs_options, fs_types)
+    validation.room_for_filesystems(fs_types, required_bytes)
     return CreateVolume(
         name=name,
         required_bytes=required_bytes,
@@ -164,7 +173,8 @@ def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
         provisioning=wanted.provisioning,
         replica_count=wanted.replica_count,
         frontend=wanted.frontend,
-        qos=Qos(),
+        qos=limits,
+        connect=wanted.connect,
         parameters=wanted.given,
         topology=topology.requirement(request.accessibility_requirements),
         source=source,
@@ -174,6 +184,7 @@ def _create_request(request: csi.CreateVolumeRequest) -> CreateVolume:
 def _check_same_parameters(volume: Volume, request: csi.ValidateVolumeCapabilitiesRequest) -> None:
     if request.parameters and parameters.parse(request.parameters).given != volume.spec.parameters:
         raise InvalidArgument("parameters", "not those the volume was created with")
+    qos.mutable(request.mutable_parameters)
 
 
 def _entry(volume: Volume, how: VolumeCondition) -> csi.ListVolumesResponse.Entry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from agent.csi import messages, topology, validation
+from agent.csi import messages, parameters, topology, validation
 from agent.csi.parameters import FS_TYPE_KEY, FS_TYPES
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
@@ -119,7 +119,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
 
 
 def _mode(capability: csi.VolumeCapability, mode: VolumeMode, volume: Volume) -> VolumeMode:
-    """`mode` with the filesystem of the StorageClass where the capability leaves it open."""
-    if not isinstance(mode, Filesystem) or capability.mount.fs_type:
+    """`mode` as the StorageClass has it: the filesystem where the capability leaves it open, and how to make it."""
+    if not isinstance(mode, Filesystem):
         return mode
-    return dataclasses.replace(mode, fs_type=dict(volume.spec.parameters).get(FS_TYPE_KEY) or FS_TYPES[0])
+    of_class = dict(volume.spec.parameters)
+    fs_type = capability.mount.fs_type or of_class.get(FS_TYPE_KEY) or FS_TYPES[0]
+    return dataclasses.replace(mode, fs_type=fs_type, mkfs_options=parameters.mkfs_options(of_class))

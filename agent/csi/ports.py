@@ -10,7 +10,7 @@ from agent.model import AccessMode, Provisioning, Snapshot, TargetState, Tier, V
 from agent.volumes.conditions import VolumeCondition
 from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
 from agent.volumes.placement import Capacity
-from agent.volumes.requests import CreateVolume
+from agent.volumes.requests import CreateVolume, QosChange
 from agent.volumes.topology import Requirement, Segment
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "CreateVolume",
     "Filesystem",
     "NodeSide",
+    "QosChange",
     "Requirement",
     "Segment",
     "Snapshots",
@@ -45,6 +46,8 @@ class Volumes(Protocol):
     async def unpublish(self, volume_id: str, node: str | None) -> None: ...
 
     async def expand(self, volume_id: str, required_bytes: int, limit_bytes: int) -> Volume: ...
+
+    async def modify(self, volume_id: str, change: QosChange) -> Volume: ...
 
     async def capacity(self, tier: Tier, provisioning: Provisioning, segment: Segment) -> Capacity: ...
 

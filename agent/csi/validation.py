@@ -162,11 +162,15 @@ def capabilities(values: Sequence[csi.VolumeCapability]) -> list[Access]:
     return [capability(value, f"volume_capabilities[{index}]") for index, value in enumerate(values)]
 
 
-def room_for_filesystem(values: Sequence[csi.VolumeCapability], preferred: str, size_bytes: int) -> None:
-    """OutOfRange for a new volume on which its filesystem could not be made. `preferred`: where none is named."""
-    for value in values:
-        kind = value.mount.fs_type or preferred or FS_TYPES[0]
-        if value.HasField("mount") and size_bytes < (least := filesystem.min_bytes(kind)):
+def filesystems(values: Sequence[csi.VolumeCapability], preferred: str) -> list[str]:
+    """The filesystems that capabilities ask for. `preferred`: where none is named."""
+    return sorted({value.mount.fs_type or preferred or FS_TYPES[0] for value in values if value.HasField("mount")})
+
+
+def room_for_filesystems(fs_types: Sequence[str], size_bytes: int) -> None:
+    """OutOfRange for a new volume on which its filesystem could not be made."""
+    for kind in fs_types:
+        if size_bytes < (least := filesystem.min_bytes(kind)):
             raise OutOfRange(
                 f"capacity_range: {size_bytes} bytes are too few for {kind}, which needs {least} ({least >> 20} MiB)"
             )

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, Unavailable
 from agent.host import process
+from agent.model import ConnectOptions
 
+DEFAULTS = ConnectOptions()
 CONNECT_TIMEOUT_S = 30.0
 DEVICE_TIMEOUT_S = 20.0
 _POLL_S = 0.02
@@ -103,10 +105,12 @@ class NvmeHost:
         """Size that the kernel knows, 0 when it does not know the namespace."""
         return next((found.size_bytes for found in self.namespaces(nqn) if found.uuid == namespace_uuid.lower()), 0)
 
-    async def connect(self, nqn: str, address: str, port: int, host_nqn: str) -> None:
+    async def connect(
+        self, nqn: str, address: str, port: int, host_nqn: str, options: ConnectOptions = DEFAULTS
+    ) -> None:
         """Connect to a subsystem; connected there already, also if just reconnecting: nothing happens.
 
-        It reconnects every second for ever, so a target may restart under a mounted filesystem.
+        By default it reconnects every second for ever, so a target may restart under a mounted filesystem.
         FailedPrecondition when this kernel has no NVMe/TCP; Unavailable when the target does not let us in now.
         """
         if self._connected(nqn, address, port):
@@ -115,7 +119,7 @@ class NvmeHost:
             raise FailedPrecondition("this kernel has no NVMe/TCP host: `modprobe nvme-tcp`, or use the loop frontend")
         argv = ["nvme", "connect", "-t", "tcp", "-a", address, "-s", str(port), "-n", nqn]
         argv += [f"--hostnqn={host_nqn}", f"--hostid={host_id(host_nqn)}"]
-        argv += ["--ctrl-loss-tmo=-1", "--reconnect-delay=1", "--keep-alive-tmo=5"]
+        argv += _flags(options)
         try:
             await process.run(argv, timeout_s=CONNECT_TIMEOUT_S)
         except CommandFailed as error:
@@ -181,6 +185,12 @@ def host_id(host_nqn: str) -> str:
     """
     match = _HOST_NQN_UUID.fullmatch(host_nqn)
     return match[1].lower() if match else str(uuid.uuid5(uuid.NAMESPACE_URL, host_nqn))
+
+
+def _flags(options: ConnectOptions) -> list[str]:
+    flags = [f"--ctrl-loss-tmo={options.loss_timeout_s}", f"--reconnect-delay={options.reconnect_delay_s}"]
+    flags += [f"--keep-alive-tmo={options.keep_alive_s}"]
+    return flags + ([f"--nr-io-queues={options.io_queues}"] if options.io_queues else [])
 
 
 def _is_at(controller: Controller, address: str, port: int) -> bool:

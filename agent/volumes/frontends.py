@@ -59,7 +59,7 @@ class NvmeTcpFrontend:
 
     async def attach(self, volume: Volume) -> Path:
         endpoint, lvol_uuid = _only_replica(volume)
-        await self._host.connect(endpoint.nqn, endpoint.address, endpoint.port, self._host_nqn)
+        await self._host.connect(endpoint.nqn, endpoint.address, endpoint.port, self._host_nqn, volume.spec.connect)
         device = await self._host.wait_for_device(endpoint.nqn, lvol_uuid)
         await self._host.disconnect_others(endpoint.nqn, endpoint.address, endpoint.port)
         return device

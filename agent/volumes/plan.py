@@ -187,28 +187,41 @@ def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Acti
         first.append(CreateLvol(desired.pool, desired.volume, desired.size_bytes, desired.thin))
     elif lvol.size_bytes < desired.size_bytes:
         first.append(ResizeLvol(desired.bdev, desired.size_bytes))
-    if desired.qos != (lvol.qos if lvol else Qos()):
-        second.append(SetQos(desired.bdev, desired.qos))
     if not desired.exported:
-        return [[DeleteSubsystem(desired.nqn)] if observed.subsystem else [], first, second]
+        closing: list[Action] = [DeleteSubsystem(desired.nqn)] if observed.subsystem else []
+        return [closing, first, _limits(desired, lvol) if desired.hosts else []]
     if observed.subsystem is None:
         first.append(CreateSubsystem(desired.nqn, desired.serial))
+    exported = lvol is not None and subsystem.namespace == lvol.uuid
     # Whatever closes a door goes before whatever opens one.
-    first += [RemoveHost(desired.nqn, host) for host in sorted(subsystem.hosts - desired.hosts)]
-    stale = subsystem.listeners - {desired.listener}
-    first += [RemoveListener(desired.nqn, each) for each in sorted(stale, key=lambda each: (each.address, each.port))]
-    if subsystem.namespace and (lvol is None or subsystem.namespace != lvol.uuid):
+    first += _closing(desired, subsystem)
+    if subsystem.namespace and not exported:
         first.append(RemoveNamespace(desired.nqn))
     if desired.hosts:
         # A subsystem that nobody may connect to needs neither namespace nor listener: creating a volume is one round,
         # publishing it the next. What was added once stays until the subsystem goes.
-        if not subsystem.namespace or lvol is None or subsystem.namespace != lvol.uuid:
+        if not exported:
             second.append(AddNamespace(desired.nqn, desired.bdev))
         if desired.listener not in subsystem.listeners:
             second.append(AddListener(desired.nqn, desired.listener))
     entering: list[Action] = [AddHost(desired.nqn, host) for host in sorted(desired.hosts - subsystem.hosts)]
-    if observed.subsystem is None:
+    limits = _limits(desired, lvol) if exported or desired.hosts else []
+    if not exported and (limits or observed.subsystem is None):
         # Rebuilt under hosts that are trying to reconnect: one that got in and found no namespace would drop the
         # device under its mounted filesystem. So they are let in once the namespace is known to be there.
-        return [first, second, entering]
-    return [first, second + entering]
+        return [first, second, limits + entering]
+    return [first, second + limits + entering]
+
+
+def _limits(desired: DesiredReplica, lvol: LvolSeen | None) -> list[Action]:
+    """SPDK changes the limits only of a bdev that is open, which a namespace sees to.
+
+    Before that nobody reads or writes, and limits mean nothing.
+    """
+    return [SetQos(desired.bdev, desired.qos)] if desired.qos != (lvol.qos if lvol else Qos()) else []
+
+
+def _closing(desired: DesiredReplica, subsystem: SubsystemSeen) -> list[Action]:
+    hosts = sorted(subsystem.hosts - desired.hosts)
+    stale = sorted(subsystem.listeners - {desired.listener}, key=lambda each: (each.address, each.port))
+    return [*(RemoveHost(desired.nqn, each) for each in hosts), *(RemoveListener(desired.nqn, each) for each in stale)]

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
-from agent.model import Frontend, Provisioning, Qos, Tier, VolumeSource
+from agent.errors import AlreadyExists
+from agent.model import ConnectOptions, Frontend, Provisioning, Qos, Tier, Volume, VolumeSource
 from agent.volumes.placement import Request
 from agent.volumes.topology import ANYWHERE, Requirement
+
+
+@dataclass(frozen=True)
+class QosChange:
+    """Limits to set, in the units of Qos; None: that one stays as it is."""
+
+    rw_iops: int | None = None
+    rw_bytes_per_second: int | None = None
+    read_bytes_per_second: int | None = None
+    write_bytes_per_second: int | None = None
+
+    def applied_to(self, qos: Qos) -> Qos:
+        """`qos` with what is to be set."""
+        return replace(qos, **{name: value for name, value in asdict(self).items() if value is not None})
 
 
 @dataclass(frozen=True)
@@ -21,11 +36,25 @@ class CreateVolume:
     replica_count: int = 1
     frontend: Frontend = Frontend.NVME_TCP
     qos: Qos = field(default_factory=Qos)
+    connect: ConnectOptions = field(default_factory=ConnectOptions)
     parameters: tuple[tuple[str, str], ...] = ()
     topology: Requirement = ANYWHERE
     source: VolumeSource | None = None
     disk: str = ""
     """The only disk it can be on: that of its source."""
+
+    def require_same(self, volume: Volume) -> None:
+        """Raise AlreadyExists unless this describes `volume`, whose limits may have been changed since."""
+        spec = volume.spec
+        if spec.csi_name != self.name:
+            raise AlreadyExists("volume", self.name, "under the same id with another name")
+        if spec.size_bytes < self.required_bytes or (self.limit_bytes and spec.size_bytes > self.limit_bytes):
+            raise AlreadyExists("volume", self.name, f"with {spec.size_bytes} bytes")
+        if spec.parameters != self.parameters or (spec.tier is not self.tier and spec.source is None):
+            raise AlreadyExists("volume", self.name, "with other parameters")
+        if (spec.source and (spec.source.kind, spec.source.id)) != (self.source and (self.source.kind, self.source.id)):
+            what = f"{spec.source.kind} {spec.source.id}" if spec.source else "nothing"
+            raise AlreadyExists("volume", self.name, f"made of {what}")
 
     def placement(self, avoid: frozenset[str] = frozenset()) -> Request:
         """What placement needs to know of it. `avoid`: disks that refused it."""

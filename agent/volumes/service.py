@@ -41,7 +41,7 @@ from agent.volumes.names import is_volume_id, volume_id
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Capacity, Ledger, Pool, choose
 from agent.volumes.reconcile import Reconciler
-from agent.volumes.requests import CreateVolume
+from agent.volumes.requests import CreateVolume, QosChange
 from agent.volumes.sources import Sources
 from agent.volumes.topology import EVERYWHERE, Segment, bound_to
 
@@ -141,6 +141,10 @@ class VolumeService:
         """Grow a volume to at least `required_bytes`, online. Never shrinks."""
         return await self._run(volume_id, lambda: self._expand(volume_id, required_bytes, limit_bytes))
 
+    async def modify(self, volume_id: str, change: QosChange) -> Volume:
+        """Set the limits that `change` names, at once for hosts that have the volume. Raises NotFound."""
+        return await self._run(volume_id, lambda: self._modify(volume_id, change))
+
     # --- inside ----------------------------------------------------------------------------------------------
 
     async def _find(self, volume: str) -> Volume | None:
@@ -166,7 +170,7 @@ class VolumeService:
             await self._reconciler.settle(existing)
             existing = None
         if existing is not None:
-            _require_same(existing, request)
+            request.require_same(existing)
             await self._require_reachable(existing, request)
             if existing.status.replicas:
                 return await self._settle(existing)
@@ -226,6 +230,7 @@ class VolumeService:
                 placement=(Replica("r0", pool.node, pool.disk),),
                 frontend=request.frontend,
                 qos=request.qos,
+                connect=request.connect,
                 parameters=request.parameters,
                 source=request.source,
             ),
@@ -338,18 +343,16 @@ class VolumeService:
             self._ledger.reserve(volume.meta.name, disk, before, volume.spec.provisioning)
             raise
 
-
-def _require_same(volume: Volume, request: CreateVolume) -> None:
-    """Raise AlreadyExists unless `request` describes `volume`."""
-    spec = volume.spec
-    if spec.csi_name != request.name:
-        raise AlreadyExists("volume", request.name, "under the same id with another name")
-    if spec.size_bytes < request.required_bytes or (request.limit_bytes and spec.size_bytes > request.limit_bytes):
-        raise AlreadyExists("volume", request.name, f"with {spec.size_bytes} bytes")
-    if spec.parameters != request.parameters or (spec.tier is not request.tier and spec.source is None):
-        raise AlreadyExists("volume", request.name, "with other parameters")
-    if (spec.source and (spec.source.kind, spec.source.id)) != (
-        request.source and (request.source.kind, request.source.id)
-    ):
-        what = f"{spec.source.kind} {spec.source.id}" if spec.source else "nothing"
-        raise AlreadyExists("volume", request.name, f"made of {what}")
+    async def _modify(self, name: str, change: QosChange) -> Volume:
+        volume = await self._existing(name)
+        before, qos = volume.spec.qos, change.applied_to(volume.spec.qos)
+        if qos == before:
+            return await self._settle(volume)
+        volume = await self._store.update(replace(volume, spec=replace(volume.spec, qos=qos)))
+        try:
+            return await self._settle(volume)
+        except (FailedPrecondition, RpcError):
+            # A final answer means that nothing changed: take the wish back.
+            current = await self._existing(name)
+            await self._store.update(replace(current, spec=replace(current.spec, qos=before)))
+            raise

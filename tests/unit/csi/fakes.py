@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import errors
-from agent.csi.ports import Block, Capacity, CreateVolume, Segment, VolumeCondition, VolumeMode, VolumeStats
+from agent.csi.ports import (
+    Block,
+    Capacity,
+    CreateVolume,
+    QosChange,
+    Segment,
+    VolumeCondition,
+    VolumeMode,
+    VolumeStats,
+)
 from agent.model import (
     AccessMode,
     Attachment,
@@ -88,6 +97,8 @@ class MemoryVolumes:
             provisioning=request.provisioning,
             placement=(Replica("r0", self.node, "disk0"),),
             frontend=request.frontend,
+            qos=request.qos,
+            connect=request.connect,
             parameters=request.parameters,
             source=request.source,
         )
@@ -134,6 +145,12 @@ class MemoryVolumes:
         if volume := self._volumes.get(volume_id):
             kept = tuple(each for each in volume.spec.attachments if node and each.node != node)
             self._volumes[volume_id] = replace(volume, spec=replace(volume.spec, attachments=kept))
+
+    async def modify(self, volume_id: str, change: QosChange) -> Volume:
+        volume = await self.get(volume_id)
+        spec = replace(volume.spec, qos=change.applied_to(volume.spec.qos))
+        self._volumes[volume_id] = replace(volume, spec=spec)
+        return self._volumes[volume_id]
 
     async def expand(self, volume_id: str, required_bytes: int, limit_bytes: int) -> Volume:
         volume = await self.get(volume_id)

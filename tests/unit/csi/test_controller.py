@@ -7,6 +7,7 @@ from grpc import StatusCode
 
 from agent.csi.client import CallFailed, Mode, capability
 from agent.csi.pb import csi_pb2 as csi
+from agent.model import ConnectOptions, Qos
 
 from .conftest import Driver
 
@@ -106,6 +107,34 @@ async def test_impossible_sizes(driver: Driver, sizes: dict[str, int], code: Sta
         ({"frontend": "iscsi"}, ["frontend", "nvme-tcp, ublk, loop"]),
         ({"Tier": "nvme"}, ["Tier", "unknown", "tier, provisioning"]),
         ({"csi.storage.k8s.io/fstype": "ntfs"}, ["fstype", "ext4, xfs, btrfs"]),
+        ({"readIops": "1000"}, ["readIops", "reads and writes together", "use iops", "accepted: tier"]),
+        ({"iops": "1500"}, ["iops", "1500", "use 1000 or 2000"]),
+        ({"iops": "500"}, ["iops", "500", "use 1000", "0 for no limit"]),
+        ({"iops": "-1000"}, ["iops", "-1000", "0 for no limit"]),
+        ({"iops": "1k"}, ["iops", "1k", "0 for no limit"]),
+        ({"iops": ""}, ["iops", "''"]),
+        ({"iops": "٣٠٠٠"}, ["iops", "is not a limit"]),
+        ({"iops": "1000000001000"}, ["iops", "1000000000"]),
+        ({"iops": "9" * 5000}, ["iops"]),
+        ({"bandwidth": "100M"}, ["bandwidth", "100000000 bytes a second", "use 95Mi or 96Mi"]),
+        ({"bandwidth": "1"}, ["bandwidth", "use 1Mi", "0 for no limit"]),
+        ({"bandwidth": "fast"}, ["bandwidth", "fast", "100Mi", "bytes a second"]),
+        ({"readBandwidth": "100MiB"}, ["readBandwidth", "100MiB", "100Mi"]),
+        ({"writeBandwidth": "2Ti"}, ["writeBandwidth", "2Ti", "1024Gi"]),
+        ({"writeBandwidth": "1.3"}, ["writeBandwidth", "whole number of bytes"]),
+        ({"mkfsOptions": "-m 0 -L 'x"}, ["mkfsOptions", "no closing quotation"]),
+        ({"mkfsOptions": "-F -F"}, ["mkfsOptions", "'-F'", "for ext4", "-b"]),
+        ({"mkfsOptions": "-E offset=4096"}, ["mkfsOptions", "offset", "not allowed for ext4"]),
+        ({"mkfsOptions": "-m"}, ["mkfsOptions", "-m has no value"]),
+        ({"mkfsOptions": "x" * 2000}, ["mkfsOptions", "too long", "1024"]),
+        ({"ctrlLossTimeout": "0"}, ["ctrlLossTimeout", "reconnectDelay"]),
+        ({"ctrlLossTimeout": "5", "reconnectDelay": "10"}, ["ctrlLossTimeout", "reconnectDelay (10)"]),
+        ({"ctrlLossTimeout": "-2"}, ["ctrlLossTimeout", "-2", "1 to 86400", "-1"]),
+        ({"ctrlLossTimeout": "30s"}, ["ctrlLossTimeout", "30s", "whole numbers from 1 to 86400"]),
+        ({"reconnectDelay": "0"}, ["reconnectDelay", "1 to 3600"]),
+        ({"keepAliveTimeout": "0"}, ["keepAliveTimeout", "1 to 3600"]),
+        ({"ioQueues": "1000"}, ["ioQueues", "1 to 128"]),
+        ({"frontend": "loop", "ioQueues": "2"}, ["ioQueues", "loop", "leave it out"]),
         ({"csi.storage.k8s.io/else": "1"}, ["csi.storage.k8s.io/else", "unknown"]),
         ({"x" * 10_000: "1"}, ["unknown"]),
     ],
@@ -116,7 +145,7 @@ async def test_bad_parameters_are_named_with_what_is_accepted(
     code, details = await refusal(driver, "Controller/CreateVolume", create_request(parameters=parameters))
     assert code is StatusCode.INVALID_ARGUMENT
     assert all(word in details for word in mentioned), details
-    assert len(details) < 400
+    assert len(details) < 420
 
 
 @pytest.mark.parametrize(
@@ -148,15 +177,73 @@ async def test_too_small_for_the_filesystem(
 
 async def test_all_parameters_are_accepted_and_claim_metadata_is_ignored(driver: Driver) -> None:
     wanted = {"tier": "hdd", "provisioning": "thick", "replicas": "1", "frontend": "loop"}
-    wanted |= {"csi.storage.k8s.io/fstype": "xfs"}
+    wanted |= {"csi.storage.k8s.io/fstype": "ext4", "mkfsOptions": "-m 1 -L 'a'"}
+    wanted |= {"iops": "2000", "bandwidth": "1.5Gi", "readBandwidth": "0", "writeBandwidth": "1048576"}
     metadata = {f"csi.storage.k8s.io/{key}": "x" for key in ("pvc/name", "pvc/namespace", "pv/name")}
     volume_id = await driver.client.create_volume("pvc-1", GIB, wanted | metadata)
     assert await driver.client.create_volume("pvc-1", GIB, wanted) == volume_id
     spec = (await driver.volumes.get(volume_id)).spec
     assert (spec.tier, spec.provisioning, spec.frontend) == ("hdd", "thick", "loop")
+    assert spec.qos == Qos(2000, 3 << 29, 0, MIB)
     assert spec.parameters == tuple(sorted(wanted.items()))
     code, _ = await refusal(driver, "Controller/CreateVolume", create_request(parameters={"tier": "ssd"}))
     assert code is StatusCode.ALREADY_EXISTS
+
+
+async def test_how_the_host_connects(driver: Driver) -> None:
+    given = {"ctrlLossTimeout": "600", "reconnectDelay": "2", "keepAliveTimeout": "30", "ioQueues": "4"}
+    chosen = await driver.client.create_volume("a", GIB, given)
+    assert (await driver.volumes.get(chosen)).spec.connect == ConnectOptions(600, 2, 30, 4)
+    default = await driver.client.create_volume("b", GIB, {"ctrlLossTimeout": "-1"})
+    assert (await driver.volumes.get(default)).spec.connect == ConnectOptions()
+
+
+async def test_limits_at_creation_and_afterwards(driver: Driver) -> None:
+    request = create_request(
+        parameters={"iops": "1000", "bandwidth": "8Mi"}, mutable_parameters={"iops": "0", "readBandwidth": "1Mi"}
+    )
+    volume_id = (await driver.client.call("Controller/CreateVolume", request)).volume.volume_id
+    assert (await driver.volumes.get(volume_id)).spec.qos == Qos(0, 8 * MIB, MIB, 0)
+    await driver.client.modify(volume_id, {"writeBandwidth": "2Mi", "bandwidth": "0"})
+    assert (await driver.volumes.get(volume_id)).spec.qos == Qos(0, 0, MIB, 2 * MIB)
+    await driver.client.modify(volume_id, {})
+    again = await driver.client.call("Controller/CreateVolume", request)
+    assert again.volume.volume_id == volume_id
+    assert (await driver.volumes.get(volume_id)).spec.qos == Qos(0, 0, MIB, 2 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("mutable", "mentioned"),
+    [
+        ({"tier": "hdd"}, ["tier", "accepted: iops, bandwidth, readBandwidth, writeBandwidth"]),
+        ({"iops": "2000", "Bandwidth": "1Mi"}, ["Bandwidth", "unknown"]),
+        ({"iops": "2500"}, ["iops", "use 2000 or 3000"]),
+        ({"writeIops": "1000"}, ["writeIops", "use iops"]),
+    ],
+)
+async def test_what_cannot_be_modified(driver: Driver, mutable: dict[str, str], mentioned: list[str]) -> None:
+    volume_id = await driver.client.create_volume("pvc-1", GIB)
+    creation = create_request(name="pvc-2", mutable_parameters=mutable)
+    change = csi.ControllerModifyVolumeRequest(volume_id=volume_id, mutable_parameters=mutable)
+    calls: list[tuple[str, Any]] = [("CreateVolume", creation), ("ControllerModifyVolume", change)]
+    for method, request in calls:
+        code, details = await refusal(driver, f"Controller/{method}", request)
+        assert code is StatusCode.INVALID_ARGUMENT
+        assert details.startswith("mutable_parameters[")
+        assert all(word in details for word in mentioned), details
+    assert (await driver.volumes.get(volume_id)).spec.qos == Qos()
+    assert len((await driver.client.list_volumes()).entries) == 1
+
+
+async def test_options_of_mkfs_are_those_of_the_filesystem_that_is_asked_for(driver: Driver) -> None:
+    of_xfs = {"parameters": {"mkfsOptions": "-i size=1024"}, "capacity_range": csi.CapacityRange(required_bytes=GIB)}
+    await driver.client.call(
+        "Controller/CreateVolume", create_request(name="a", volume_capabilities=[capability(fs_type="xfs")], **of_xfs)
+    )
+    for_nobody = create_request(name="b", volume_capabilities=[capability(block=True)], **of_xfs)
+    await driver.client.call("Controller/CreateVolume", for_nobody)
+    wrong = create_request(name="c", parameters={"mkfsOptions": "-n size=8k"})
+    assert (await refusal(driver, "Controller/CreateVolume", wrong))[0] is StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(
@@ -273,6 +360,13 @@ async def test_publish_tells_the_node_where_to_go(driver: Driver) -> None:
             csi.ControllerExpandVolumeRequest(volume_id="v" * 9000, capacity_range=csi.CapacityRange(required_bytes=1)),
             StatusCode.NOT_FOUND,
         ),
+        ("ControllerModifyVolume", csi.ControllerModifyVolumeRequest(), StatusCode.INVALID_ARGUMENT),
+        (
+            "ControllerModifyVolume",
+            csi.ControllerModifyVolumeRequest(volume_id="v", mutable_parameters={"x": "1"}),
+            StatusCode.INVALID_ARGUMENT,
+        ),
+        ("ControllerModifyVolume", csi.ControllerModifyVolumeRequest(volume_id="v"), StatusCode.NOT_FOUND),
         ("ListVolumes", csi.ListVolumesRequest(max_entries=-1), StatusCode.INVALID_ARGUMENT),
         ("ListVolumes", csi.ListVolumesRequest(starting_token="invalid"), StatusCode.ABORTED),
         ("GetCapacity", csi.GetCapacityRequest(parameters={"x": "1"}), StatusCode.INVALID_ARGUMENT),

@@ -60,6 +60,13 @@ async def test_the_filesystem_of_the_capability_then_of_the_class(
     assert staged.mode == Filesystem(fs_type=made)
 
 
+async def test_options_of_mkfs_arrive(driver: Driver, tmp_path: Path) -> None:
+    volume_id = await published(driver, {"mkfsOptions": '-L "data" -E stride=16', "iops": "1000"})
+    await driver.client.stage(volume_id, tmp_path, fs_type="ext4")
+    (staged,) = driver.node.staged.values()
+    assert staged.mode == Filesystem("ext4", (), ("-L", "data", "-E", "stride=16"))
+
+
 async def test_mount_flags_arrive(driver: Driver, tmp_path: Path) -> None:
     volume_id = await published(driver)
     request = csi.NodeStageVolumeRequest(

@@ -10,6 +10,7 @@ import pytest
 
 from agent.errors import FailedPrecondition, Unavailable
 from agent.host.nvme_cli import NvmeHost, host_id
+from agent.model import ConnectOptions
 
 NQN = "nqn.2026-11.storage.quarry:vol:vol-0123456789abcdef0123456789abcdef"
 UUID = "7c2b9fd0-6fe2-4f5c-9a6a-0d8a4d0f3c11"
@@ -113,6 +114,12 @@ async def test_connect_gives_all_the_parameters_and_the_device_appears(tree: Pat
         f"connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN} --hostnqn={HOST_NQN} "
         "--hostid=00000000-1111-2222-3333-444444444444 --ctrl-loss-tmo=-1 --reconnect-delay=1 --keep-alive-tmo=5"
     ]
+
+
+async def test_connect_as_the_class_of_the_volume_says(tree: Path) -> None:
+    await host(tree).connect(NQN, "127.0.0.1", 4420, HOST_NQN, ConnectOptions(600, 2, 30, 4))
+    (call,) = calls(tree)
+    assert call.endswith("--ctrl-loss-tmo=600 --reconnect-delay=2 --keep-alive-tmo=30 --nr-io-queues=4")
 
 
 @pytest.mark.parametrize("state", ["live", "connecting", "resetting", "new"])

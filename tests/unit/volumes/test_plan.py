@@ -70,7 +70,8 @@ def test_the_result_is_what_was_desired(desired: p.DesiredReplica, observed: p.O
     assert after.lvol is not None
     assert after.subsystem is not None
     assert after.lvol.size_bytes == max(desired.size_bytes, observed.lvol.size_bytes if observed.lvol else 0)
-    assert after.lvol.qos == desired.qos
+    if after.subsystem.namespace:
+        assert after.lvol.qos == desired.qos
     assert after.subsystem.hosts == desired.hosts
     assert after.subsystem.listeners <= {HERE}
     assert after.subsystem.namespace in ("", after.lvol.uuid)
@@ -102,6 +103,22 @@ def test_a_host_that_waits_to_reconnect_finds_its_namespace(
 
 
 @given(desired_replicas, observed_replicas)
+def test_limits_are_set_once_the_lvol_is_open_and_before_a_host_is_let_in(
+    desired: p.DesiredReplica, observed: p.ObservedReplica
+) -> None:
+    """SPDK refuses to change the limits of a bdev that nobody has opened; a namespace holds it open."""
+    seen = observed
+    for actions in p.plan(desired, observed):
+        opened = seen.lvol is not None and seen.subsystem is not None and seen.subsystem.namespace == seen.lvol.uuid
+        if any(isinstance(action, p.SetQos) for action in actions):
+            assert opened
+        before = run((tuple(each for each in actions if isinstance(each, p.SetQos)),), seen)
+        if any(isinstance(action, p.AddHost) for action in actions) and before.lvol is not None:
+            assert before.lvol.qos == desired.qos
+        seen = run((actions,), seen)
+
+
+@given(desired_replicas, observed_replicas)
 def test_data_is_deleted_only_when_asked_and_never_under_a_host(
     desired: p.DesiredReplica, observed: p.ObservedReplica
 ) -> None:
@@ -121,3 +138,20 @@ def test_creating_is_one_round_and_publishing_the_next() -> None:
     assert p.plan(published, run(first, p.NOTHING)) == (
         (p.AddNamespace("nqn.v", "quarry-d/vol-1"), p.AddListener("nqn.v", HERE), p.AddHost("nqn.v", "nqn.a")),
     )
+
+
+def test_limits_come_with_the_namespace_and_are_changed_in_one_round() -> None:
+    limits = Qos(rw_iops=1000)
+    created = p.DesiredReplica("vol-1", "quarry-d", "nqn.v", "Q1", True, 1 << 20, True, frozenset(), HERE, limits)
+    seen = run(p.plan(created, p.NOTHING), p.NOTHING)
+    assert p.plan(replace(created, qos=Qos(rw_iops=2000)), seen) == (), "nobody has opened it"
+    published = replace(created, hosts=frozenset({"nqn.a"}))
+    rounds = p.plan(published, seen)
+    assert rounds == (
+        (p.AddNamespace("nqn.v", "quarry-d/vol-1"), p.AddListener("nqn.v", HERE)),
+        (p.SetQos("quarry-d/vol-1", limits), p.AddHost("nqn.v", "nqn.a")),
+    )
+    seen, unlimited = run(rounds, seen), replace(published, qos=Qos())
+    assert p.plan(unlimited, seen) == ((p.SetQos("quarry-d/vol-1", Qos()),),)
+    withdrawn = replace(unlimited, hosts=frozenset())
+    assert p.plan(withdrawn, seen) == ((p.RemoveHost("nqn.v", "nqn.a"),), (p.SetQos("quarry-d/vol-1", Qos()),))
