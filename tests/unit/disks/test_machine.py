@@ -140,15 +140,19 @@ async def test_events_of_this_machine_arrive(attach: Attach) -> None:
         await asyncio.gather(watching, return_exceptions=True)
 
 
+def descriptors() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
 async def test_whoever_stops_listening_leaves_no_socket_behind() -> None:
     machine = Machine()
     machine.subscribe(lambda event: None)()
-    before = len([*Path("/proc/self/fd").iterdir()])
+    before = descriptors()
     for _ in range(20):
         end = machine.subscribe(lambda event: None)
         end()
         end()
-    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    assert descriptors() == before
 
 
 HOSTILE = rb"""S:disk/by-id/good
