@@ -9,7 +9,7 @@ from agent.csi import messages, parameters, topology, validation
 from agent.csi.parameters import FS_TYPE_KEY, FS_TYPES
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import Filesystem, NodeSide, VolumeMode, Volumes
+from agent.csi.ports import Filesystem, NodeSide, VolumeCondition, VolumeMode, Volumes
 from agent.errors import FailedPrecondition, NotFound, OutOfRange
 from agent.model import StorageNode, Volume
 
@@ -107,9 +107,11 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         volume_id = validation.required("volume_id", request.volume_id)
         path = validation.path("volume_path", request.volume_path)
         volume = await self._volumes.get(volume_id)
-        usage = messages.usage(await self._node.stats(volume, path))
+        stats = await self._node.stats(volume, path)
         (how,) = await self._volumes.conditions([volume])
-        return csi.NodeGetVolumeStatsResponse(usage=usage, volume_condition=messages.condition(how))
+        if stats.problem:
+            how = VolumeCondition(True, f"{stats.problem}; {how.message}" if how.abnormal else stats.problem)
+        return csi.NodeGetVolumeStatsResponse(usage=messages.usage(stats), volume_condition=messages.condition(how))
 
     async def _find(self, volume_id: str) -> Volume | None:
         try:

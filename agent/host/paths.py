@@ -7,6 +7,7 @@ O_NOFOLLOW, and mounts are made on the descriptor, not on the name, so that a li
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,7 @@ class CheckedPath:
         with self.parent() as parent:
             descriptor = os.open(self.parts[-1], _ANYTHING, dir_fd=parent)
             try:
-                if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+                if _is_link(descriptor, parent):
                     raise self._link(self.parts[-1])
                 yield f"/proc/{os.getpid()}/fd/{descriptor}"
             finally:
@@ -127,6 +128,22 @@ class CheckedPath:
         return InvalidArgument(
             self.field, f"{shorten(part)!r} in it is a symbolic link", f"links are not followed below {self.root}"
         )
+
+
+def _is_link(descriptor: int, parent: int) -> bool:
+    """Whether `descriptor`, opened in the directory `parent` without following links, is one."""
+    try:
+        return stat.S_ISLNK(os.fstat(descriptor).st_mode)
+    except OSError as error:
+        # The root of a mounted filesystem that has shut down (XFS) can be unmounted, but not be looked at.
+        if error.errno == errno.EIO and _mount_id(descriptor) != _mount_id(parent):
+            return False
+        raise
+
+
+def _mount_id(descriptor: int) -> str:
+    lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines()
+    return next(line for line in lines if line.startswith("mnt_id:"))
 
 
 def check_path(field: str, path: Path | str, roots: Sequence[Path]) -> CheckedPath:

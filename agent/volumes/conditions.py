@@ -21,13 +21,18 @@ class VolumeCondition:
 HEALTHY = VolumeCondition(False, "the volume is available")
 
 
-def condition(volume: Volume, target: TargetState, ledger: Ledger, disk: Disk | None) -> VolumeCondition:
+def condition(
+    volume: Volume, target: TargetState, ledger: Ledger, disk: Disk | None, *, shares: bool = False
+) -> VolumeCondition:
     """The worst that is known of `volume`, whose data are on `disk` (None: no record of it).
 
-    `target` is the state of the target of the disk's node.
+    `target` is the state of the target of the disk's node; `shares` whether the volume stands on a snapshot.
     """
     found = (
-        _of_volume(volume) or _of_target(volume, target) or _of_disk(volume, ledger, disk) or _of_space(volume, ledger)
+        _of_volume(volume)
+        or _of_target(volume, target)
+        or _of_disk(volume, ledger, disk)
+        or _of_space(volume, ledger, shares)
     )
     return VolumeCondition(True, found) if found else HEALTHY
 
@@ -57,10 +62,10 @@ def _of_disk(volume: Volume, ledger: Ledger, disk: Disk | None) -> str:
     return f"disk {name} ({disk.status.path}), which holds the data, is {disk.status.phase}: {why}"
 
 
-def _of_space(volume: Volume, ledger: Ledger) -> str:
+def _of_space(volume: Volume, ledger: Ledger, shares: bool) -> str:
     pool = ledger.pool(_disk_of(volume))
-    if pool is None or volume.spec.provisioning is Provisioning.THICK:
-        return ""  # a thick volume has its clusters
+    if pool is None or (volume.spec.provisioning is Provisioning.THICK and not shares):
+        return ""  # a thick volume has its clusters, until a snapshot takes them over
     space = ledger.space(pool)
     if space is Space.AMPLE:
         return ""

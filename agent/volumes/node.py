@@ -20,7 +20,7 @@ from agent.host import blkid, filesystem, mount
 from agent.host import device as devices
 from agent.host.paths import CheckedPath, check_path
 from agent.model import AccessMode, Attachment, Frontend, Volume
-from agent.volumes import publishing
+from agent.volumes import fault, publishing
 from agent.volumes.formatting import Filesystem, Formatter
 from agent.volumes.freezing import Freezer
 from agent.volumes.frontends import FrontendDriver
@@ -55,6 +55,8 @@ class VolumeStats:
     total_inodes: int = 0
     used_inodes: int = 0
     available_inodes: int = 0
+    problem: str = ""
+    """What is wrong with it on this machine, and the remedy; empty: nothing."""
 
 
 class NodeVolumes:
@@ -200,6 +202,7 @@ class NodeVolumes:
             usage.total_inodes,
             usage.used_inodes,
             usage.available_inodes,
+            fault.of_filesystem(mount.uses(device), real),
         )
 
     @asynccontextmanager
@@ -310,7 +313,8 @@ class NodeVolumes:
     async def _device_at(self, volume: Volume, path: Path) -> Path:
         device = await self._driver(volume).find(volume)
         real = _real(path)
-        if device is None or not _exists(real):
+        # A filesystem that has shut down denies that it exists, mountinfo does not.
+        if device is None or (mount.at(real) is None and not _exists(real)):
             raise NotFound("published volume", str(path))
         uses = mount.uses(device)
         # A raw block volume is staged without a mount, so its staging path is nothing but a path.

@@ -1,4 +1,4 @@
-"""Operations that run to their end even if their caller goes away: nothing is left half known."""
+"""Operations that run to their end once begun, even if their caller goes away: nothing is left half known."""
 
 from __future__ import annotations
 

@@ -97,7 +97,13 @@ class VolumeService:
         disks = {disk.meta.name: disk for disk in await self._store.list(Disk)}
         state = self._target_state()
         return [
-            condition(each, state, self._ledger, disks.get(each.spec.placement[0].disk if each.spec.placement else ""))
+            condition(
+                each,
+                state,
+                self._ledger,
+                disks.get(each.spec.placement[0].disk if each.spec.placement else ""),
+                shares=self._sources.shares(each.meta.name),
+            )
             for each in volumes
         ]
 

@@ -134,6 +134,7 @@ class SnapshotService:
             raise Unavailable(
                 f"disk {place.disk} of volume {volume.meta.name} is not ready; repeat the call when it is"
             )
+        self._ledger.require_space(place.disk)
         if size > self._ledger.room(pool, kind):
             raise ResourceExhausted(
                 f"disk {place.disk} has no room for a snapshot of volume {volume.meta.name}: it counts as a {kind} "

@@ -61,6 +61,10 @@ class Sources:
                 raise
         return replace(request, source=replace(source, snapshot=snapshot.meta.name)), snapshot.meta.name
 
+    def shares(self, volume: str) -> bool:
+        """Whether part of what `volume` holds is in a snapshot: what it overwrites needs new clusters."""
+        return bool(self._lineage.parent_of(volume))
+
     def _placed(self, request: CreateVolume, disk: str, size_bytes: int) -> CreateVolume:
         """`request` with the place and the least size that its source leaves it."""
         if request.required_bytes and request.required_bytes < size_bytes:

@@ -201,3 +201,43 @@ async def test_get_volume(machine: Machine) -> None:
         with pytest.raises(CallFailed) as failure:
             await client.client.call("Controller/ControllerGetVolume", csi.ControllerGetVolumeRequest())
         assert failure.value.code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_snapshots_in_a_full_pool(machine: Machine) -> None:
+    """What a snapshot has taken over must be written elsewhere: a thick volume fails too, and loses nothing."""
+    async with small_pool(machine) as client:
+        parameters = {"tier": "ssd", "provisioning": "thick"}
+        thick = await client.call("create_volume", "thick", 16 * MIB, parameters)
+        greedy = await client.call("create_volume", "greedy", SIZE, {"tier": "ssd"})
+        async with host_of(client, thick) as one, host_of(client, greedy) as other:
+            for cluster in range(8):
+                await one.write(1, cluster * MIB, pattern("before", cluster))
+            assert not (await condition(client, thick))[0]
+            snapshot = (await client.call("create_snapshot", "s", thick)).snapshot_id
+            await fill(other, "greedy")
+
+            async def full() -> bool:
+                return "is full" in (await condition(client, thick))[1]
+
+            await until(full)
+            with pytest.raises(CallFailed, match=r"is full.*; delete volumes or snapshots") as failure:
+                await client.client.create_snapshot("too much", thick)
+            assert failure.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert [each.snapshot.snapshot_id for each in (await client.call("list_snapshots")).entries] == [snapshot]
+            assert (await client.call("create_snapshot", "s", thick)).snapshot_id == snapshot
+            with pytest.raises(CommandError):
+                await one.write(1, 0, pattern("after", 0))
+            await check(one, "before", 8)
+            with pytest.raises(CommandError):
+                await one.write(1, 0, b"x" * 4096)
+            await check(one, "before", 8)
+
+            await client.call("delete_snapshot", snapshot)
+
+            async def own() -> bool:
+                return not (await condition(client, thick))[0]
+
+            await until(own)
+            for cluster in range(16):
+                await one.write(1, cluster * MIB, pattern("after", cluster))
+            await check(one, "after", 16)

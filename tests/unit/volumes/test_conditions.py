@@ -56,6 +56,7 @@ def test_a_pool_short_of_space_concerns_its_thin_volumes(free_bytes: int, words:
     assert found.abnormal
     assert words in found.message and "fstrim" in found.message
     assert condition(THICK, TargetState.READY, ledger(free_bytes), DISK) == HEALTHY
+    assert condition(THICK, TargetState.READY, ledger(free_bytes), DISK, shares=True) == found
 
 
 @pytest.mark.parametrize("state", sorted(set(TargetState) - {TargetState.READY}))
