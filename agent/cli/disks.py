@@ -63,7 +63,7 @@ def show(disk: str, recording: Path | None, output: str, **logging: str | None) 
     if output == "json":
         print_json(document(known))
     else:
-        _print_disk(known)
+        _print_lines(_lines(known))
     _print_unseen(inventory)
 
 
@@ -169,35 +169,46 @@ def document(known: Known) -> dict[str, Any]:
 
 
 def print_disks(found: Sequence[Known]) -> None:
-    """The table of `list`. A terminal gets the reasons below each other, a pipe one line for each disk."""
+    """The table of `list`. A terminal gets the reasons below the table, a pipe one line for each disk."""
     from rich.table import Table
     from rich.text import Text
 
     if not found:
         click.echo("no disks")
         return
+    piped = not sys.stdout.isatty()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("NAME", "TIER", "TRANSPORT", "SIZE", "MODEL", "ID"):
-        table.add_column(title, no_wrap=True, justify="right" if title == "SIZE" else "left")
-    table.add_column("CLAIMABLE", overflow="fold")
-    separator = "\n" if sys.stdout.isatty() else "; "
+    # In a narrow window identity and model give way, nothing else.
+    name_width = max(len(known.name) for known in found)
+    for title, width in (("NAME", max(4, name_width)), ("TIER", 4), ("TRANSPORT", 12), ("SIZE", 8)):
+        table.add_column(title, width=width, justify="right" if title == "SIZE" else "left")
+    for title in ("ID", "MODEL", "CLAIMABLE") if piped else ("CLAIMABLE", "ID", "MODEL"):
+        table.add_column(title, width=None if piped or title != "CLAIMABLE" else 9)
     for known in found:
         status = known.status
-        verdict = Text("yes", "green") if status.eligible else Text("no: " + separator.join(status.reasons))
-        cells = (known.name, status.tier.value, status.transport, size(status.size_bytes), status.model or "-")
-        table.add_row(*map(Text, cells), Text(known.identity or "-"), verdict)
+        cells = [known.name, status.tier.value, status.transport, size(status.size_bytes)]
+        verdict, who = "yes" if status.eligible else "no", [known.identity or "-", status.model or "-"]
+        if piped:
+            cells += [*who, ": ".join((verdict, *filter(None, ["; ".join(status.reasons)])))]
+        else:
+            cells += [verdict, *who]
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
     _print(table)
+    refused = [(known.name, known.status.reasons) for known in found if known.reasons]
+    if refused and not piped:
+        click.echo()
+        _print_lines(refused)
 
 
-def _print_disk(known: Known) -> None:
+def _print_lines(lines: Iterable[tuple[str, Iterable[str]]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, lines in _lines(known):
-        table.add_row(Text(name), Text("\n".join(lines) or "-"))
+    for name, texts in lines:
+        table.add_row(Text(name), Text("\n".join(texts) or "-"))
     _print(table)
 
 

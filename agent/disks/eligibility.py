@@ -12,7 +12,7 @@ from enum import StrEnum
 from agent.disks.facts import Facts
 from agent.disks.source import Look
 from agent.disks.transport import FABRICS, NETWORK, Transport
-from agent.sizes import GIB
+from agent.sizes import GIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _of_state(facts: Facts, policy: Policy) -> Iterator[Reason]:
     elif facts.size_bytes < policy.min_bytes:
         yield Reason(
             Code.SIZE,
-            f"is too small: {facts.size_bytes} bytes, at least {policy.min_bytes} are needed",
+            f"is too small: {facts.size_bytes / MIB:.4g} MiB, at least {policy.min_bytes / MIB:.4g} MiB are needed",
         )
     if facts.block_bytes not in SUPPORTED_BLOCKS:
         told = "no block size" if facts.block_bytes is None else f"blocks of {facts.block_bytes} bytes"

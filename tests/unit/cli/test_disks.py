@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,15 +38,31 @@ def test_the_list_has_a_line_for_each_disk_with_all_reasons(recording: str) -> N
     done = disks("list", "--recording", recording)
     assert (done.returncode, done.stderr) == (0, "")
     header, *lines = done.stdout.splitlines()
-    assert header.split() == ["NAME", "TIER", "TRANSPORT", "SIZE", "MODEL", "ID", "CLAIMABLE"]
+    assert header.split() == ["NAME", "TIER", "TRANSPORT", "SIZE", "ID", "MODEL", "CLAIMABLE"]
     rows = {line.split()[0]: line for line in lines}
     assert len(rows) == len(lines) == 17
     assert rows["nvme0n1"].endswith("  yes")
-    assert "2 GiB  QEMU NVMe Ctrl  sn-labnvmea0001-" in rows["nvme0n1"]
+    assert rows["nvme0n1"].split()[1:6] == ["nvme", "nvme", "2", "GiB", "sn-labnvmea0001-f0dcb61de4a1"]
     assert "is mounted at /mnt/inuse" in rows["sda"]
     assert "has the partition sda1 (ext4)" in rows["sda"]
     assert "namespace of another machine" in rows["nvme2n1"]
     assert lines == [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_in_a_terminal_of_any_width_the_verdict_and_the_reasons_are_seen(recording: str, columns: int) -> None:
+    if shutil.which("script") is None:
+        pytest.skip("needs script, to have a terminal")
+    quarry = f"{sys.executable} -m agent.cli.main disks list --recording {recording}"
+    argv = ["script", "--quiet", "--return", "--command", f"stty cols {columns}; {quarry}", "/dev/null"]
+    environment = os.environ | {"TERM": "xterm"}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT, env=environment)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    table, reasons = plain.replace("\r", "").split("\n\n", 1)
+    verdicts = {line.split()[0]: line.split()[5] for line in table.splitlines()[1:]}
+    assert (verdicts["nvme0n1"], verdicts["sda"], len(verdicts)) == ("yes", "no", 17)
+    assert "is mounted at /mnt/inuse" in " ".join(reasons.split())
+    assert max(map(len, plain.replace("\r", "").splitlines())) <= columns
 
 
 def test_for_machines(recording: str) -> None:

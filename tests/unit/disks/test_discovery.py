@@ -174,6 +174,12 @@ async def test_identity_is_the_same_with_and_without_the_database_of_udev() -> N
     assert (await discovered(disk))["sda"].identity == (await discovered(silent_disk))["sda"].identity != ""
 
 
+async def test_a_model_that_only_udev_tells_is_no_part_of_the_identity_by_a_serial_number_of_sysfs() -> None:
+    disk = Disk("vdb", "devices/pci0/virtio1/block/vdb", files={"serial": "S1"})
+    told = replace(disk, properties={"ID_MODEL": "told"})
+    assert (await discovered(disk))["vdb"].identity == (await discovered(told))["vdb"].identity
+
+
 def multipath() -> FakeMachine:
     machine = FakeMachine()
     for index in range(2):

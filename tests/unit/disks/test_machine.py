@@ -174,7 +174,7 @@ machine = Machine()
 inventory = Inventory(machine)
 asyncio.run(inventory.scan())
 status = inventory.known[sys.argv[1]].status
-print(json.dumps([dict(machine.properties(sys.argv[1])), status.model, status.links]))
+print(json.dumps([dict(machine.properties(sys.argv[1])), status.model, status.links, status.mount_points]))
 """
 
 
@@ -194,8 +194,39 @@ def test_a_database_of_udev_with_bytes_that_are_no_text(attach: Attach) -> None:
     if b"unshare failed" in done.stderr or b"mount:" in done.stderr:
         pytest.skip("mount namespaces cannot be made here")
     assert done.returncode == 0, done.stderr
-    properties, model, links = json.loads(done.stdout)
+    properties, model, links, _ = json.loads(done.stdout)
     assert properties["ID_MODEL"] == model == "a model"
     assert "ID_SERIAL" not in properties
     assert "ID_FS_TYPE" not in properties
     assert links == ["/dev/disk/by-id/good"]
+
+
+@pytest.mark.root
+def test_a_mount_that_only_the_host_has_is_seen(attach: Attach, tmp_path: Path) -> None:
+    """As from a container that shares the host's processes: the mount is in another mount namespace."""
+    if shutil.which("unshare") is None or shutil.which("mkfs.ext4") is None:
+        pytest.skip("needs unshare and mkfs.ext4")
+    name, target = attach(), tmp_path / "mnt"
+    run("mkfs.ext4", "-q", f"/dev/{name}")
+    target.mkdir()
+    run("mount", f"/dev/{name}", target)
+    try:
+        if str(target) not in Path("/proc/1/mountinfo").read_text():
+            pytest.skip("needs the mount namespace of process 1")
+        script = 'umount "$1" && exec "$2" -c "$3" "$4"'
+        argv = ["unshare", "--mount", "sh", "-c", script, "sh", target, sys.executable, CHILD, name]
+        done = subprocess.run(argv, capture_output=True, timeout=60, cwd=ROOT)
+    finally:
+        run("umount", target)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[3] == [str(target)]
+
+
+@pytest.mark.root
+async def test_the_node_of_another_device_is_not_read(attach: Attach) -> None:
+    one, two = attach(), attach(b"something")
+    machine = Machine()
+    assert (await machine.look(one, f"/dev/{one}")).content is not None
+    assert "node of another device" in (await machine.look(one, f"/dev/{two}")).problem
+    assert "no device node" in (await machine.look(one, "/dev/absent")).problem
+    assert "no device node" in (await machine.look(one, __file__)).problem
