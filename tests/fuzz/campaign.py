@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import socket
 import time
@@ -11,10 +12,11 @@ from dataclasses import dataclass, field
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from agent.csi.client import CallFailed
-from tests.crash.machine import Patient
+from agent.csi.pb import csi_pb2 as csi
+from tests.crash.machine import REPEAT, Patient
 from tests.fuzz import wire
 from tests.fuzz.generate import SECRET_MARK, Generator
 from tests.fuzz.lifecycle import Lifecycle, Scene
@@ -119,6 +121,8 @@ class Campaign:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
         self._channels = [grpc.aio.insecure_channel(subject.endpoint, options=options) for _ in range(4)]
         self.tally = Tally()
+        self._open: dict[str, Message] = {}
+        """Snapshots that may have been begun, by name: a caller asks for them again until it knows."""
 
     async def close(self) -> None:
         await self.patient.close()
@@ -159,6 +163,7 @@ class Campaign:
         for mounted in self.subject.mounts():
             if not mounted.name.startswith("staging"):
                 await client.call("node_unpublish", self._some_id(), mounted)
+        await self._finish_snapshots()
         volumes = [entry.volume.volume_id for entry in (await client.call("list_volumes")).entries]
         for volume in dict.fromkeys([*self.scene.ids.values(), *volumes]):
             staged = [str(each) for each in self.subject.mounts()]
@@ -185,6 +190,12 @@ class Campaign:
     def _some_id(self) -> str:
         return next(iter(self.scene.ids.values()))
 
+    async def _finish_snapshots(self) -> None:
+        for request in self._open.values():
+            with contextlib.suppress(CallFailed):  # NOT_FOUND and the like are final
+                await self.patient.call("call", "Controller/CreateSnapshot", request)
+        self._open.clear()
+
     async def _unstage(self, volume: str, staging: str) -> None:
         try:
             await self.patient.call("unstage", volume, staging)
@@ -210,6 +221,10 @@ class Campaign:
     def _count(self, shot: Shot, code: grpc.StatusCode, details: str) -> None:
         self.tally.answers[shot.method.name, code.name] += 1
         self.tally.origins[shot.origin] += 1
+        if shot.method.name == "Controller/CreateSnapshot" and code in REPEAT:
+            with contextlib.suppress(DecodeError):
+                request = csi.CreateSnapshotRequest.FromString(shot.raw)
+                self._open[request.name] = request
         given_up = shot.patience_s < CALL_TIMEOUT_S and code is grpc.StatusCode.DEADLINE_EXCEEDED
         unsaid = code is not grpc.StatusCode.OK and not details
         leaks = SECRET_MARK in details and shot.origin != "bytes"
