@@ -27,7 +27,11 @@ def main() -> int:
         subject.target.start()
         subject.start_agent()
         scene = Scene(subject.pods, subject.canary, frontend(subject))
-        result = asyncio.run(balance.run(subject, scene, arguments.requests, arguments.seed))
+        try:
+            result = asyncio.run(balance.run(subject, scene, arguments.requests, arguments.seed))
+        except BaseException:
+            print(subject.agent_log()[-20_000:])
+            raise
         print(result)
         for fault in result.faults:
             print(f"\nFAULT {fault}")
