@@ -41,13 +41,9 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         if known is not None:
             return known
         handler = await continuation(handler_call_details)
-        method = handler_call_details.method.rpartition("/")[2]
-        if handler is None:
-            # Nor known to gRPC, whose own refusal of a call that was given up is a traceback in the log. Not kept: any
-            # name can be called.
-            return grpc.unary_unary_rpc_method_handler(_not_offered(shorten(method)))
-        if handler.unary_unary is None:
+        if handler is None or handler.unary_unary is None:
             return handler
+        method = handler_call_details.method.rpartition("/")[2]
         behaviour: Any = handler.unary_unary
         offered = inspect.iscoroutinefunction(behaviour)  # ours are, those of the generated base classes are not
         wrapped = _guarded(method, behaviour, handler.request_deserializer) if offered else _not_offered(method)

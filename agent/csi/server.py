@@ -58,6 +58,7 @@ class CsiServer:
         _bind(server, self.path)
         self._inode = self.path.stat().st_ino
         self._server = server
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_somebody_waits)
         await server.start()
         _log.info("serving CSI at unix://%s", self.path)
 
@@ -82,6 +83,11 @@ def build_server(volumes: Volumes, snapshots: Snapshots, node: NodeSide, this: S
         ControllerService(volumes, snapshots),
         NodeService(volumes, node, this),
     )
+
+
+def _somebody_waits(record: logging.LogRecord) -> bool:
+    """Not an answer to a caller who left at the moment it was sent: gRPC calls that an error, with a traceback."""
+    return record.exc_info is None or getattr(record.exc_info[0], "__name__", "") != "ExecuteBatchError"
 
 
 def _bind(server: grpc.aio.Server, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Methods that nobody knows, and services of the specification that are not offered at all."""
+"""Methods that nobody knows, services that are not offered, and calls that are given up around their answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def test_they_are_refused(driver: Driver, method: str) -> None:
 
 
 async def test_calls_given_up_leave_no_trace(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
-    """gRPC's own refusal fails about once in 3,000 calls that are given up around the moment of it."""
+    """An answer cannot be sent to a caller who left at that moment, as one in 3,000 of these does."""
     caplog.set_level(logging.WARNING)
     answers: Counter[grpc.StatusCode] = Counter()
     async with grpc.aio.insecure_channel(driver.endpoint) as channel:
