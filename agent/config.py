@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -27,6 +26,7 @@ from pydantic import (
 )
 
 from agent.config_errors import explained
+from agent.config_file import read_yaml
 from agent.errors import InvalidArgument, shorten
 from agent.model import Tier
 from agent.sizes import GIB, KIB, MIB, parse_size
@@ -311,6 +311,13 @@ class Settings(_Section):
     nvmf_port: Count = Field(
         default=4420, ge=1, le=65535, description="TCP port of the exports; 4420 is the one assigned to NVMe by IANA."
     )
+    max_volumes_per_node: Count = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="How many volumes may be published to this node, told to the scheduler (NodeGetInfo); 0: no limit. "
+        "The target has its own: it refuses to create the 1,024th volume unless `nvmf_set_max_subsystems` raised that.",
+    )
     file_disks: tuple[FileDisk, ...] = Field(
         default=(), description="Regular files used as disks, each `PATH:SIZE:TIER`, like `/srv/d0.img:20GiB:ssd`."
     )
@@ -345,7 +352,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
 
     Overrides that are None or empty count as not given. Raises InvalidArgument naming the field and the remedy.
     """
-    document = _read_yaml(file) if file is not None else {}
+    document = read_yaml(file) if file is not None else {}
     given = {key: value for key, value in overrides.items() if value is not None and value != ()}
     return _validated(Settings, _merged(document, given), "")
 
@@ -357,34 +364,6 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         nested = isinstance(value, Mapping) and isinstance(former, Mapping)
         result[key] = _merged(former, value) if nested and isinstance(former, Mapping) else value
     return result
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, which plain PyYAML would answer with the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in keys:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {shorten(key.value)!r} appears twice", key.start_mark
-                )
-            keys.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        document = yaml.load(file.read_bytes(), Loader=_Loader)  # noqa: S506 - derived from SafeLoader
-    except OSError as error:
-        raise InvalidArgument("config", f"cannot read {file}: {error.strerror}", "give a readable YAML file") from error
-    except yaml.YAMLError as error:
-        raise InvalidArgument("config", f"{file} is not YAML: {error}", "see docs/configuration.md") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
-        raise InvalidArgument("config", f"{file} is not a mapping of settings", "see docs/configuration.md")
-    return document
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -124,6 +124,7 @@ class Standalone:
         server = build_server(self.volumes, self.snapshots, self.node, node, settings.csi_endpoint)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         self._closers.push_async_callback(_end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
+        await self.volumes.start()
         await self.node.release_leftovers(await self.volumes.list())
         await server.start()
         log.info("serving CSI on %s for node %s", settings.csi_endpoint, settings.node_name)
@@ -189,6 +190,7 @@ class Standalone:
             addresses=(settings.nvmf_address,),
             zone=settings.zone,
             host_nqn=host_nqn,
+            max_volumes=settings.max_volumes_per_node,
             frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
             target_state=TargetState.UNKNOWN,
             last_heartbeat=time.time(),

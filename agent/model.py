@@ -50,6 +50,14 @@ class AccessMode(StrEnum):
     RWOP = "ReadWriteOncePod"
     ROX = "ReadOnlyMany"
     RWX = "ReadWriteMany"
+    """Raw block only: a filesystem of ours knows of one machine that writes."""
+    ONE_WRITER = "OneWriterManyReaders"
+    """CSI's MULTI_NODE_SINGLE_WRITER, which Kubernetes has no name for. Raw block only."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Only for raw block devices: others may write beside the one who has it."""
+        return self in (AccessMode.RWX, AccessMode.ONE_WRITER)
 
 
 class ConditionStatus(StrEnum):
@@ -100,6 +108,8 @@ class StorageNodeStatus:
     """The part of the cluster that fails together (a rack, a room, a cloud's zone); empty: none told."""
     host_nqn: str = ""
     frontends: tuple[Frontend, ...] = ()
+    max_volumes: int = 0
+    """How many volumes may be published to it; 0: no limit."""
     target_state: TargetState = TargetState.UNKNOWN
     target_version: str = ""
     last_heartbeat: float = 0.0

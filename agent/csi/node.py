@@ -42,7 +42,11 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         self, request: csi.NodeGetInfoRequest, context: Any
     ) -> csi.NodeGetInfoResponse:
         name = self._this.meta.name
-        return csi.NodeGetInfoResponse(node_id=name, accessible_topology=topology.of_node(name, self._this.status.zone))
+        return csi.NodeGetInfoResponse(
+            node_id=name,
+            max_volumes_per_node=self._this.status.max_volumes,
+            accessible_topology=topology.of_node(name, self._this.status.zone),
+        )
 
     async def NodeStageVolume(  # noqa: N802
         self, request: csi.NodeStageVolumeRequest, context: Any

@@ -50,6 +50,8 @@ _ACCESS_MODES: dict[int, tuple[AccessMode, bool]] = {
     _Mode.SINGLE_NODE_SINGLE_WRITER: (AccessMode.RWOP, False),
     _Mode.SINGLE_NODE_READER_ONLY: (AccessMode.RWO, True),
     _Mode.MULTI_NODE_READER_ONLY: (AccessMode.ROX, True),
+    _Mode.MULTI_NODE_SINGLE_WRITER: (AccessMode.ONE_WRITER, False),
+    _Mode.MULTI_NODE_MULTI_WRITER: (AccessMode.RWX, False),
 }
 
 
@@ -144,6 +146,12 @@ def capability(value: csi.VolumeCapability, field: str = "volume_capability") ->
             f"accepted: {', '.join(_mode_name(mode) for mode in _ACCESS_MODES)}",
         )
     access_mode, readonly = supported
+    if access_mode.is_raw and kind != "block":
+        raise InvalidArgument(
+            f"{field}.access_mode",
+            f"{_mode_name(value.access_mode.mode)} is for raw block volumes only: a filesystem knows one machine",
+            "use access_type block (volumeMode: Block), or a single-node mode",
+        )
     volume_mode = Block() if kind == "block" else _filesystem(value.mount, f"{field}.mount")
     return Access(volume_mode, access_mode, readonly)
 

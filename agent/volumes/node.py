@@ -90,6 +90,7 @@ class NodeVolumes:
         attachment = self._attachment(volume)
         path = check_path("staging_target_path", staging_path, self._roots)
         if isinstance(mode, Filesystem):
+            publishing.refuse_shared_filesystem(attachment)
             filesystem.check_options(mode.fs_type, mode.mount_flags, mode.mkfs_options)
         devices.require_admin()
         async with self._hold(volume.meta.name, path), self._attached(volume) as device:

@@ -9,6 +9,7 @@ from agent.errors import CommandFailed, FailedPrecondition, InvalidArgument, Qua
 from agent.host import device as devices
 from agent.host import mount
 from agent.host.paths import CheckedPath
+from agent.model import Attachment
 from agent.volumes.formatting import Filesystem
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,14 @@ def refuse_filesystem_use(device: Path) -> None:
     mounted = [str(found.target) for found in mount.uses(device) if found.device == number]
     if mounted:
         raise FailedPrecondition(f"the volume is mounted as a filesystem at {mounted[0]}")
+
+
+def refuse_shared_filesystem(attachment: Attachment) -> None:
+    """Several nodes may write to what is published for raw use: a filesystem would not survive that."""
+    if attachment.access_mode.is_raw:
+        raise FailedPrecondition(
+            f"the volume is published as {attachment.access_mode}, for raw block use only: publish it in another mode"
+        )
 
 
 def refuse_second_target(device: Path, staging: CheckedPath, target: CheckedPath) -> None:

@@ -35,7 +35,8 @@ from agent.model import (
     VolumeSpec,
 )
 from agent.store.interface import Store
-from agent.volumes import local
+from agent.volumes import attachments, local
+from agent.volumes.attachments import Attachments
 from agent.volumes.conditions import VolumeCondition, condition
 from agent.volumes.names import is_volume_id, volume_id
 from agent.volumes.operations import Operations
@@ -44,8 +45,6 @@ from agent.volumes.reconcile import Reconciler
 from agent.volumes.requests import CreateVolume, QosChange
 from agent.volumes.sources import Sources
 from agent.volumes.topology import EVERYWHERE, Segment, bound_to
-
-_SHARED = frozenset({AccessMode.ROX, AccessMode.RWX})
 
 
 class VolumeService:
@@ -68,6 +67,11 @@ class VolumeService:
         self._target_state = target_state
         self._local_file = local_file
         self._sources = sources
+        self._attachments = Attachments()
+
+    async def start(self) -> None:
+        """Count the attachments there are, before the first call."""
+        self._attachments.count(await self._store.list(Volume))
 
     # --- queries ---------------------------------------------------------------------------------------------
 
@@ -282,23 +286,23 @@ class VolumeService:
         if target is None:
             raise NotFound("node", node)
         wanted = Attachment(node, target.status.host_nqn, access_mode, readonly)
-        present = next((each for each in volume.spec.attachments if each.node == node), None)
-        if present is not None and present != wanted:
-            how = f"{present.access_mode}, {'read-only' if present.readonly else 'read-write'}"
-            raise AlreadyExists("attachment", f"{name} to {node}", f"as {how}; unpublish it first")
+        present = attachments.present(volume, wanted)
         local.require_reachable(volume, node)
-        if present is None:
-            others = [each.node for each in volume.spec.attachments]
-            if others and not all(each.access_mode in _SHARED for each in (*volume.spec.attachments, wanted)):
-                raise FailedPrecondition(f"volume {name} is published to {', '.join(others)}; unpublish it there first")
+        if not present:
+            attachments.require_shareable(volume, wanted)
+            self._attachments.admit(target, name)
             spec = replace(volume.spec, attachments=(*volume.spec.attachments, wanted))
-            volume = await self._store.update(replace(volume, spec=spec))
+            try:
+                volume = await self._store.update(replace(volume, spec=spec))
+            except BaseException:
+                self._attachments.leave(node, name)
+                raise
         try:
             return await self._settle(volume)
         except (FailedPrecondition, RpcError):
             # A final answer means that nothing is left behind: the door stays shut. One that was open before is not
             # this call's to shut: the node may have the volume mounted.
-            if present is None:
+            if not present:
                 await self._unpublish(name, node)
             raise
 
@@ -308,7 +312,11 @@ class VolumeService:
             return
         kept = tuple(each for each in volume.spec.attachments if node is not None and each.node != node)
         if kept != volume.spec.attachments:
+            before = volume.spec.attachments
             volume = await self._store.update(replace(volume, spec=replace(volume.spec, attachments=kept)))
+            for each in before:
+                if each not in kept:
+                    self._attachments.leave(each.node, name)
         await self._reconciler.settle(volume)
 
     async def _expand(self, name: str, required_bytes: int, limit_bytes: int) -> Volume:

@@ -15,7 +15,7 @@ from agent.model import Meta, StorageNode, StorageNodeStatus
 from .fake_snapshots import MemorySnapshots
 from .fakes import MemoryNode, MemoryVolumes
 
-THIS = StorageNode(Meta("node-a"), status=StorageNodeStatus(zone="rack-1"))
+THIS = StorageNode(Meta("node-a"), status=StorageNodeStatus(zone="rack-1", max_volumes=7))
 
 
 @dataclass

@@ -254,10 +254,13 @@ async def test_options_of_mkfs_are_those_of_the_filesystem_that_is_asked_for(dri
         ({"volume_capabilities": [capability(mode=Mode.UNKNOWN)]}, "volume_capabilities[0].access_mode"),
         ({"volume_capabilities": [capability(mode=99)]}, "volume_capabilities[0].access_mode"),
         (
-            {"volume_capabilities": [capability(), capability(block=True, mode=Mode.MULTI_NODE_MULTI_WRITER)]},
-            "volume_capabilities[1].access_mode",
+            {"volume_capabilities": [capability(), capability(mode=Mode.MULTI_NODE_MULTI_WRITER)]},
+            "volume_capabilities[1].access_mode: MULTI_NODE_MULTI_WRITER is for raw block volumes only",
         ),
-        ({"volume_capabilities": [capability(mode=Mode.MULTI_NODE_SINGLE_WRITER)]}, "volume_capabilities[0]"),
+        (
+            {"volume_capabilities": [capability(mode=Mode.MULTI_NODE_SINGLE_WRITER)]},
+            "volume_capabilities[0].access_mode: MULTI_NODE_SINGLE_WRITER is for raw block volumes only",
+        ),
         ({"volume_capabilities": [capability(fs_type="ntfs")]}, "volume_capabilities[0].mount.fs_type"),
         ({"volume_capabilities": [capability(mount_flags=["a\0b"])]}, "volume_capabilities[0].mount.mount_flags"),
         ({"volume_capabilities": [capability(mount_flags=["x" * 5000])]}, "volume_capabilities[0].mount.mount_flags"),
@@ -279,15 +282,21 @@ async def test_unsupported_wishes(driver: Driver, changes: dict[str, Any], field
         Mode.SINGLE_NODE_SINGLE_WRITER,
         Mode.SINGLE_NODE_MULTI_WRITER,
         Mode.MULTI_NODE_READER_ONLY,
+        Mode.MULTI_NODE_SINGLE_WRITER,
+        Mode.MULTI_NODE_MULTI_WRITER,
     ],
 )
 async def test_access_modes(driver: Driver, mode: Mode.Mode) -> None:
+    shared = mode in (Mode.MULTI_NODE_SINGLE_WRITER, Mode.MULTI_NODE_MULTI_WRITER)
     volume_id = await driver.client.create_volume("pvc-1", GIB)
-    await driver.client.publish(volume_id, "node-a", mode=mode)
+    await driver.client.publish(volume_id, "node-a", block=shared, mode=mode)
     attachment = (await driver.volumes.get(volume_id)).spec.attachments[0]
     assert attachment.readonly is (mode in (Mode.SINGLE_NODE_READER_ONLY, Mode.MULTI_NODE_READER_ONLY))
-    answer = await driver.client.validate(volume_id, [capability(mode=mode)])
-    assert len(answer.confirmed.volume_capabilities) == 1
+    assert attachment.access_mode.is_raw is shared
+    for block in (False, True):
+        answer = await driver.client.validate(volume_id, [capability(block=block, mode=mode)])
+        assert bool(answer.confirmed.volume_capabilities) is (block or not shared)
+        assert ("raw block" in answer.message) is (shared and not block)
 
 
 async def test_a_volume_others_can_reach_is_bound_to_no_node(driver: Driver) -> None:

@@ -60,6 +60,10 @@ async def test_the_filesystem_of_the_capability_then_of_the_class(
     assert staged.mode == Filesystem(fs_type=made)
 
 
+async def test_the_scheduler_is_told_how_many_volumes_fit(driver: Driver) -> None:
+    assert (await driver.client.node_info()).max_volumes_per_node == 7
+
+
 async def test_options_of_mkfs_arrive(driver: Driver, tmp_path: Path) -> None:
     volume_id = await published(driver, {"mkfsOptions": '-L "data" -E stride=16', "iops": "1000"})
     await driver.client.stage(volume_id, tmp_path, fs_type="ext4")

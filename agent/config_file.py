@@ -1,0 +1,39 @@
+"""Settings files: YAML, one mapping, no key twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agent.errors import InvalidArgument, shorten
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, which plain PyYAML would answer with the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in keys:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {shorten(key.value)!r} appears twice", key.start_mark
+                )
+            keys.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in `file`; an empty file is an empty one. Raises InvalidArgument."""
+    try:
+        document = yaml.load(file.read_bytes(), Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+    except OSError as error:
+        raise InvalidArgument("config", f"cannot read {file}: {error.strerror}", "give a readable YAML file") from error
+    except yaml.YAMLError as error:
+        raise InvalidArgument("config", f"{file} is not YAML: {error}", "see docs/configuration.md") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise InvalidArgument("config", f"{file} is not a mapping of settings", "see docs/configuration.md")
+    return document
