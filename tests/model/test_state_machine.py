@@ -48,7 +48,7 @@ PARAMETERS = st.sampled_from(
         (("replicas", "0"),),
     )
 )
-MODES = st.sampled_from((Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_WRITER, *Mode.Mode.values()[:5], 0, 99))
+MODES = st.sampled_from((Mode.SINGLE_NODE_WRITER, Mode.SINGLE_NODE_WRITER, *Mode.Mode.values(), 99))
 NODES = st.sampled_from((NODE, NODE, NODE, "no-such-node", ""))
 OFFSETS = (0, BLOCK, MIB // 2, MIB - BLOCK, 5 * MIB + 2 * BLOCK, 17 * MIB)
 
