@@ -68,6 +68,7 @@ async def _machine(spdk_socket: Path | None) -> AsyncIterator[Machine]:
         nvmf_port=_free_port(),
         file_disks=tuple(f"{folder}/{tier}.img:2GiB:{tier}" for tier in ("nvme", "ssd", "hdd")),
         mount_roots=(folder / "pods",),
+        max_volumes_per_node=8,
     )
     (folder / "pods").mkdir()
     try:
