@@ -9,6 +9,7 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -162,7 +163,7 @@ class Campaign:
         client = self.patient
         for mounted in self.subject.mounts():
             if not mounted.name.startswith("staging"):
-                await client.call("node_unpublish", self._some_id(), mounted)
+                await self._node_unpublish(mounted)
         await self._finish_snapshots()
         volumes = [entry.volume.volume_id for entry in (await client.call("list_volumes")).entries]
         for volume in dict.fromkeys([*self.scene.ids.values(), *volumes]):
@@ -195,6 +196,14 @@ class Campaign:
             with contextlib.suppress(CallFailed):  # NOT_FOUND and the like are final
                 await self.patient.call("call", "Controller/CreateSnapshot", request)
         self._open.clear()
+
+    async def _node_unpublish(self, mounted: Path) -> None:
+        try:
+            await self.patient.call("node_unpublish", self._some_id(), mounted)
+        except CallFailed as error:
+            # Mounted over a folder with somebody's file in it, which comes to light again and stays.
+            if error.code is not grpc.StatusCode.FAILED_PRECONDITION or mounted in self.subject.mounts():
+                raise
 
     async def _unstage(self, volume: str, staging: str) -> None:
         try:
