@@ -100,7 +100,7 @@ async def test_a_given_up_call_can_be_repeated(any_machine: Machine) -> None:
         try:
             await any_machine.client.call("Controller/CreateVolume", request, timeout_s=timeout_s)
         except CallFailed as error:
-            assert error.code is StatusCode.DEADLINE_EXCEEDED
+            assert error.code in (StatusCode.DEADLINE_EXCEEDED, StatusCode.ABORTED)  # the other one is still at it
     await any_machine.client.create_volume("v", 64 * MIB, block=True)
     assert len((await any_machine.client.list_volumes()).entries) == 1
 
