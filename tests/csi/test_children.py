@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import uvloop
 
 from agent.csi.client import CsiClient
 from agent.csi.pb import csi_pb2 as csi
@@ -24,7 +23,7 @@ class Identity(csi_pb2_grpc.IdentityServicer):
 
 def test_neither_disturbs_the_other(tmp_path: Path) -> None:
     """A program that did not start, or a call that was cut off, raises; a loop that stands still ends by timeout."""
-    calls = uvloop.run(both(f"unix://{tmp_path}/s.sock"))
+    calls = asyncio.run(both(f"unix://{tmp_path}/s.sock"))
     assert calls
 
 
