@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 PORT = Path("/dev/virtio-ports/lab")
-MODULES = ("nvme-tcp", "loop")
+MODULES = ("nvme-tcp", "loop", "ublk_drv")
 _CHUNK = 65536
 
 

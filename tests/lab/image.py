@@ -16,7 +16,7 @@ from pathlib import Path
 SUITE = "bookworm"
 MIRROR = os.environ.get("QUARRY_LAB_MIRROR", "http://deb.debian.org/debian")
 # 6.12: Debian 12's own 6.1 has NVMe/TCP too, the backport is what is measured in the lab's notes.
-KERNEL = "linux-image-amd64/bookworm-backports"
+KERNEL = "linux-image-amd64/trixie-backports,linux-base/trixie-backports"
 PACKAGES = (
     "btrfs-progs",
     "e2fsprogs",
@@ -106,11 +106,13 @@ def _debootstrap(root: Path, work: Path) -> None:
     ]
     argv = ["mmdebstrap", "--variant=minbase", "--architectures=amd64", f"--include={','.join((*PACKAGES, KERNEL))}"]
     argv += ["--dpkgopt=force-unsafe-io", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+    # A second folder of the kernel's scripts, which makes them want a newer run-parts than this Debian's.
+    argv += ["--dpkgopt=path-exclude=/usr/share/kernel/*"]
     argv += ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]
     argv += [f"--essential-hook={hook}" for hook in hooks]
     argv += [f'--customize-hook=install -m 755 {init} "$1/usr/sbin/lab-init"']
     argv += ["--format=directory", SUITE, str(root)]
-    argv += [f"deb {MIRROR} {suite} main" for suite in (SUITE, f"{SUITE}-updates", f"{SUITE}-backports")]
+    argv += [f"deb {MIRROR} {suite} main" for suite in (SUITE, f"{SUITE}-updates", "trixie-backports")]
     subprocess.run(argv, check=True)
 
 

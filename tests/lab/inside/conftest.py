@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.csi.client import CsiClient
+from agent.csi.pb import csi_pb2 as csi
 from tests.contract.targets import Target, find_spdk_tgt
 
 from .exports import Exports
+from .node import MIB, Node, Pod
+
+SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 128 * MIB}
+"""Of a volume that is large enough for the filesystem."""
+MakePod = Callable[..., Awaitable[Pod]]
+_numbers = itertools.count(1)
 
 if "QUARRY_LAB" not in os.environ:  # these tests need a machine of their own: `make lab`
     collect_ignore_glob = ["test_*.py"]
@@ -58,3 +67,46 @@ def kernel_log() -> Iterator[None]:
     begins = max(index for index, line in enumerate(lines) if "quarry-lab: test begins" in line)
     bad = [line for line in lines[begins:] if any(word in line for word in ("BUG:", "WARNING:", "blocked for more"))]
     assert not bad, "".join(bad)
+
+
+@pytest.fixture(scope="session")
+def node(kind: str) -> Iterator[Node]:
+    node = Node(kind)
+    try:
+        node.start()
+        yield node
+    finally:
+        print(f"--- agent log ({kind})\n{node.log()[-20000:]}")
+        node.close()
+
+
+@pytest.fixture
+async def client(node: Node) -> AsyncIterator[CsiClient]:
+    async with CsiClient(node.endpoint, timeout_s=120) as client:
+        await node.ready(client)
+        yield client
+
+
+@pytest.fixture
+async def pod(node: Node, client: CsiClient) -> AsyncIterator[MakePod]:
+    """Makes a volume and takes it to its pod."""
+    made: list[Pod] = []
+
+    async def make(
+        fs_type: str = "",
+        size_bytes: int = 64 * MIB,
+        frontend: str = "nvme-tcp",
+        source: csi.VolumeContentSource | None = None,
+    ) -> Pod:
+        pod = Pod(node, client, f"v{next(_numbers)}", fs_type=fs_type, size_bytes=size_bytes, frontend=frontend)
+        made.append(pod)
+        await pod.start(source)
+        return pod
+
+    yield make
+    left = [await each.sweep() for each in made]
+    for each in reversed(made):
+        if each.volume_id:
+            await client.unpublish(each.volume_id)
+            await client.delete_volume(each.volume_id)
+    assert not any(left), left

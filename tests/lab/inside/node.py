@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.csi.client import CsiClient
+from agent.csi.pb import csi_pb2 as csi
 from agent.host.nvme_cli import NvmeHost
 from agent.volumes.names import volume_nqn
 from tests.contract.targets import ADDRESS, Target, free_port
@@ -63,13 +65,24 @@ class Node:
         self._agent.kill()
         self._agent.wait()
 
-    def kill_target(self) -> None:
-        """SIGKILL the target only; the embedded one is started again by the agent, the real one here."""
-        if self._target is not None:
-            self._target.kill()
-            self._target.start()
+    def kill_target(self, *, again: bool = True) -> None:
+        """SIGKILL the target only; the embedded one is started again by the agent, the real one here, if wanted."""
+        if self._target is None:
+            os.kill(self.target_pid, signal.SIGKILL)
             return
-        os.kill(self.target_pid, signal.SIGKILL)
+        self._target.kill()
+        if again:
+            self._target.start()
+
+    def start_target(self) -> None:
+        """The real target, after `kill_target(again=False)`."""
+        assert self._target is not None
+        self._target.start()
+
+    @property
+    def socket(self) -> Path:
+        """JSON-RPC socket of the target."""
+        return self._target.socket_path if self._target is not None else self.folder / "state" / "target.sock"
 
     @property
     def target_pid(self) -> int:
@@ -129,23 +142,39 @@ class Node:
 
 
 class Pod:
-    """One volume on its way to a pod and back, as kubelet and the sidecars take it."""
+    """One volume on its way to a pod and back, as kubelet and the sidecars take it. `fs_type` empty: as raw block."""
 
-    def __init__(self, node: Node, client: CsiClient, name: str, *, fs_type: str = "", size_bytes: int) -> None:
+    def __init__(
+        self,
+        node: Node,
+        client: CsiClient,
+        name: str,
+        *,
+        fs_type: str = "",
+        size_bytes: int,
+        frontend: str = "nvme-tcp",
+    ) -> None:
         self.node = node
         self.client = client
         self.name = name
         self.size_bytes = size_bytes
+        self.frontend = frontend
         self.block = not fs_type
         self.fs_type = fs_type or "ext4"
         self.staging = node.pods / name / "staging"
         self.target = node.pods / name / "target"
         self.volume_id = ""
+        self.device = Path()
 
-    async def create(self) -> None:
+    async def create(self, source: csi.VolumeContentSource | None = None) -> None:
         self.target.parent.mkdir(exist_ok=True)
         self.volume_id = await self.client.create_volume(
-            self.name, self.size_bytes, {"frontend": "nvme-tcp"}, block=self.block, fs_type=self.fs_type
+            self.name,
+            self.size_bytes,
+            {"frontend": self.frontend},
+            block=self.block,
+            fs_type=self.fs_type,
+            source=source,
         )
 
     async def attach(self) -> None:
@@ -154,14 +183,41 @@ class Pod:
         await self.client.node_publish(
             self.volume_id, self.staging, self.target, block=self.block, fs_type=self.fs_type
         )
+        self.device = _device_at(self.target)
+
+    @property
+    def file(self) -> Path:
+        """Where fio may write: a file in the filesystem, or the device."""
+        return self.target if self.block else self.target / "fio"
+
+    def kernel_size(self) -> int:
+        return int(Path("/sys/block", self.device.name, "size").read_text()) * 512
+
+    async def served(self) -> None:
+        """Return when I/O goes through to a target."""
+        if self.frontend == "nvme-tcp":
+            await until(lambda: self.node.states(self.volume_id), lambda states: states == ["live"])
+
+    async def check(self) -> None:
+        """Have the filesystem's own checker look at it, where it is mounted nowhere; it finds and changes nothing."""
+        checkers = {"ext4": ["e2fsck", "-f", "-n"], "xfs": ["xfs_repair", "-n"], "btrfs": ["btrfs", "check"]}
+        if self.block:
+            return
+        self.block = True
+        try:
+            await self.attach()
+            await run(*checkers[self.fs_type], self.device)
+            await self.detach()
+        finally:
+            self.block = False
 
     async def detach(self) -> None:
         await self.client.node_unpublish(self.volume_id, self.target)
         await self.client.unstage(self.volume_id, self.staging)
         await self.client.unpublish(self.volume_id, NAME)
 
-    async def start(self) -> None:
-        await self.create()
+    async def start(self, source: csi.VolumeContentSource | None = None) -> None:
+        await self.create(source)
         await self.attach()
 
     async def sweep(self) -> list[str]:
@@ -178,9 +234,21 @@ class Pod:
     async def gone(self) -> None:
         """Nothing of the volume is left on this machine."""
         assert self.node.states(self.volume_id) == []
+        assert not (self.node.folder / "state/node/ublk" / f"{self.volume_id}.json").exists()
+        await until(lambda: self.frontend == "ublk" and self.device.exists(), lambda there: not there)
         await until(lambda: self.node.host.namespaces(volume_nqn(self.volume_id)), lambda found: not found)
         assert not _mounted(self.staging)
         assert not _mounted(self.target)
+
+
+def _device_at(target: Path) -> Path:
+    """The block device that is mounted at `target`, or bound there."""
+    found = target.stat()
+    if stat.S_ISBLK(found.st_mode):
+        uevent = Path(f"/sys/dev/block/{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}/uevent").read_text()
+        return Path("/dev", next(line[8:] for line in uevent.splitlines() if line.startswith("DEVNAME=")))
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return next(Path(line[0]) for line in lines if line[1] == str(target))
 
 
 def _mounted(path: Path) -> bool:

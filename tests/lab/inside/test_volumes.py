@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 
 import pytest
 from grpc import StatusCode
@@ -16,66 +13,27 @@ from grpc import StatusCode
 from agent.csi.client import CallFailed, CsiClient
 from agent.csi.pb import csi_pb2 as csi
 
+from .conftest import SIZES, MakePod
 from .node import MIB, NAME, Node, Pod
-from .tools import Fio, run, until
-
-_numbers = itertools.count(1)
-MakePod = Callable[..., Awaitable[Pod]]
+from .tools import Fio, digest, patiently, run, until, write
 
 
-@pytest.fixture(scope="module")
-def node(kind: str) -> Iterator[Node]:
-    node = Node(kind)
-    try:
-        node.start()
-        yield node
-    finally:
-        print(f"--- agent log ({kind})\n{node.log()[-20000:]}")
-        node.close()
-
-
-@pytest.fixture
-async def client(node: Node) -> AsyncIterator[CsiClient]:
-    async with CsiClient(node.endpoint, timeout_s=120) as client:
-        await node.ready(client)
-        yield client
-
-
-@pytest.fixture
-async def pod(node: Node, client: CsiClient) -> AsyncIterator[MakePod]:
-    """Makes a volume and takes it to its pod."""
-    made: list[Pod] = []
-
-    async def make(fs_type: str = "", size_bytes: int = 64 * MIB) -> Pod:
-        made.append(Pod(node, client, f"v{next(_numbers)}", fs_type=fs_type, size_bytes=size_bytes))
-        await made[-1].start()
-        return made[-1]
-
-    yield make
-    left = [await each.sweep() for each in made]
-    for each in made:
-        if each.volume_id:
-            await client.unpublish(each.volume_id)
-            await client.delete_volume(each.volume_id)
-    assert not any(left), left
-
-
-@pytest.mark.parametrize(("fs_type", "size_bytes"), [("ext4", 64 * MIB), ("xfs", 320 * MIB)])
+@pytest.mark.parametrize(("fs_type", "size_bytes"), SIZES.items())
 async def test_filesystem(pod: MakePod, node: Node, client: CsiClient, fs_type: str, size_bytes: int) -> None:
     mine = await pod(fs_type, size_bytes)
-    digest = _write(mine.target / "data", 8 * MIB)
+    kept = write(mine.target / "data", 8 * MIB)
     before = (await client.stats(mine.volume_id, mine.target)).usage[0].total
 
     await client.expand(mine.volume_id, 2 * size_bytes)
     await until(lambda: node.kernel_size(mine.volume_id), lambda size: size == 2 * size_bytes)
     assert await client.node_expand(mine.volume_id, mine.target) == 2 * size_bytes
     assert (await client.stats(mine.volume_id, mine.target)).usage[0].total > before + size_bytes * 0.8
-    assert _digest(mine.target / "data") == digest
+    assert digest(mine.target / "data") == kept
 
     await mine.detach()
     await mine.gone()
     await mine.attach()
-    assert _digest(mine.target / "data") == digest
+    assert digest(mine.target / "data") == kept
     assert node.kernel_size(mine.volume_id) == 2 * size_bytes
     await mine.detach()
     await mine.gone()
@@ -84,15 +42,15 @@ async def test_filesystem(pod: MakePod, node: Node, client: CsiClient, fs_type: 
 
 async def test_discard(pod: MakePod) -> None:
     mine = await pod("ext4")
-    digest = _write(mine.target / "kept", 4 * MIB)
-    _write(mine.target / "freed", 16 * MIB)
+    kept = write(mine.target / "kept", 4 * MIB)
+    write(mine.target / "freed", 16 * MIB)
     (mine.target / "freed").unlink()
     await run("sync", "-f", mine.target)
     assert "trimmed" in await run("fstrim", "-v", mine.target)
-    assert _digest(mine.target / "kept") == digest
+    assert digest(mine.target / "kept") == kept
     await mine.detach()
     await mine.attach()
-    assert _digest(mine.target / "kept") == digest
+    assert digest(mine.target / "kept") == kept
     await mine.detach()
 
 
@@ -110,7 +68,7 @@ async def test_raw_block(pod: MakePod, node: Node, client: CsiClient) -> None:
 async def test_every_call_twice(pod: MakePod, client: CsiClient) -> None:
     mine = await pod("ext4")
     await mine.attach()
-    _write(mine.target / "data", MIB)
+    write(mine.target / "data", MIB)
     await mine.detach()
     await mine.detach()
     await mine.gone()
@@ -131,7 +89,7 @@ async def test_unpublish_under_a_busy_filesystem(
 ) -> None:
     """A forced detach: data that was not written yet is lost, but nothing hangs and the way back is free."""
     mine = await pod(fs_type, size_bytes)
-    digest = _write(mine.target / "kept", MIB)
+    kept = write(mine.target / "kept", MIB)
     (mine.target / "lost").write_bytes(os.urandom(4 * MIB))
     await client.unpublish(mine.volume_id, NAME)
     await until(lambda: node.states(mine.volume_id), lambda states: "live" not in states)
@@ -140,7 +98,7 @@ async def test_unpublish_under_a_busy_filesystem(
         await client.unstage(mine.volume_id, mine.staging)
     await mine.gone()
     await mine.attach()
-    assert _digest(mine.target / "kept") == digest
+    assert digest(mine.target / "kept") == kept
     await mine.detach()
     await mine.gone()
 
@@ -158,10 +116,10 @@ async def test_unstage_while_the_target_is_away_loses_nothing(
         await client.node_unpublish(mine.volume_id, mine.target)
         await _refused_as_unavailable(client, mine)
     await until(lambda: node.states(mine.volume_id), lambda states: states == ["live"])
-    await _patiently(lambda: client.unstage(mine.volume_id, mine.staging))
+    await patiently(lambda: client.unstage(mine.volume_id, mine.staging))
     await mine.gone()
     await mine.attach()
-    assert _digest(mine.target / "unsynced") == hashlib.sha256(data).hexdigest()
+    assert digest(mine.target / "unsynced") == hashlib.sha256(data).hexdigest()
     await mine.detach()
 
 
@@ -179,26 +137,13 @@ async def _refused_as_unavailable(client: CsiClient, mine: Pod) -> None:
     assert set(codes) <= {StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE, StatusCode.ABORTED}
 
 
-async def _patiently(call: Callable[[], Awaitable[None]], timeout_s: float = 60.0) -> None:
-    """Repeat a call while the answer is "ask again", as kubelet does."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return await call()
-        except CallFailed as error:
-            again = error.code in (StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE, StatusCode.ABORTED)
-            if not again or time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.2)
-
-
 async def test_published_again_goes_on(pod: MakePod, node: Node, client: CsiClient) -> None:
     mine = await pod("ext4")
     await client.unpublish(mine.volume_id, NAME)
     await until(lambda: node.states(mine.volume_id), lambda states: states == ["connecting"])
     await mine.attach()
     await until(lambda: node.states(mine.volume_id), lambda states: states == ["live"])
-    _write(mine.target / "data", MIB)
+    write(mine.target / "data", MIB)
     await mine.detach()
     await mine.gone()
 
@@ -213,62 +158,3 @@ async def test_staged_again_after_somebody_disconnected_it(pod: MakePod, node: N
         assert (await fio.result()).error == 0
     await mine.detach()
     await mine.gone()
-
-
-@pytest.mark.parametrize("fs_type", ["ext4", "xfs"])
-@pytest.mark.parametrize("victim", ["target", "agent"])
-async def test_killed_under_a_mounted_filesystem(
-    pod: MakePod, node: Node, client: CsiClient, victim: str, fs_type: str
-) -> None:
-    """SIGKILL in the middle of verified writes: they wait, and go on without an error."""
-    mine = await pod(fs_type, 320 * MIB)
-    device = node.device(mine.volume_id)
-    seconds = 40 if node.kind == "embedded" else 20
-    options: dict[str, str | int] = {"time_based": 1, "runtime": seconds, "verify_backlog": 256, "fsync": 32}
-    async with Fio(mine.target / "fio", size="16m", options=options) as fio:
-        await until(fio.written, lambda count: count > MIB // 2)
-        if victim == "target":
-            node.kill_target()
-        else:
-            node.kill_agent()
-            node.start_agent()
-        await node.ready(client)
-        await until(lambda: node.states(mine.volume_id), lambda states: states == ["live"])
-        assert node.device(mine.volume_id) == device
-        before = fio.written()
-        await until(fio.written, lambda count: count > before)
-        result = await fio.result()
-    print(f"{node.kind} {victim} {fs_type}: longest operation {result.longest_s:.1f} s")
-    assert result.error == 0
-    if victim == "target" or node.kind == "embedded":
-        assert result.longest_s > 0.5, "the target died while nothing was being written"
-    assert "ro," not in _mount_options(mine.target)
-    digest = _write(mine.target / "after", MIB)
-    await mine.detach()
-    await mine.gone()
-    await mine.attach()
-    assert _digest(mine.target / "after") == digest
-    await mine.detach()
-    await mine.gone()
-
-
-def _write(path: Path, size: int) -> str:
-    data = os.urandom(size)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(data).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """Of what the device has: the page cache is dropped first."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _mount_options(path: Path) -> str:
-    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return next(line[3] + "," for line in lines if line[1] == str(path))

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from grpc import StatusCode
+
+from agent.csi.client import CallFailed
 
 T = TypeVar("T")
 
@@ -43,6 +49,19 @@ async def until(read: Callable[[], T], wanted: Callable[[T], bool], timeout_s: f
         assert time.monotonic() < deadline, f"still {value!r} after {timeout_s:g} s"
         await asyncio.sleep(0.05)
     return value
+
+
+async def patiently(call: Callable[[], Awaitable[None]], timeout_s: float = 60.0) -> None:
+    """Repeat a call while the answer is "ask again", as kubelet does."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await call()
+        except CallFailed as error:
+            again = error.code in (StatusCode.DEADLINE_EXCEEDED, StatusCode.UNAVAILABLE, StatusCode.ABORTED)
+            if not again or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.2)
 
 
 @dataclass(frozen=True)
@@ -112,3 +131,25 @@ class Fio:
             job["read"]["total_ios"] + job["write"]["total_ios"],
             longest / 1e9,
         )
+
+
+def write(path: Path, size: int) -> str:
+    data = os.urandom(size)
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest(path: Path) -> str:
+    """Of what the device has: the page cache is dropped first."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def mount_options(path: Path) -> str:
+    lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return next(line[3] + "," for line in lines if line[1] == str(path))

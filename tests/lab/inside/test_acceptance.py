@@ -1,0 +1,157 @@
+"""What is promised of volumes in use: one test for each promise, for every filesystem and frontend, under verified I/O.
+
+fio writes with checksums and reads back what it wrote; it ends with an error when an operation fails or a block is not
+what it was. Afterwards the filesystem's own checker finds nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from agent.csi.client import CsiClient, from_snapshot
+
+from .conftest import SIZES, MakePod
+from .node import MIB, Node, Pod
+from .tools import Fio, digest, mount_options, until, write
+
+OVER_NETWORK = [("nvme-tcp", fs_type) for fs_type in (*SIZES, "")]
+ALL = [*OVER_NETWORK, *(("ublk", fs_type) for fs_type in (*SIZES, ""))]
+MakeVolume = Callable[[str, str], Awaitable[Pod]]
+
+
+def ids(kinds: list[tuple[str, str]]) -> list[str]:
+    return [f"{frontend}-{fs_type or 'raw'}" for frontend, fs_type in kinds]
+
+
+@pytest.fixture
+def volume(pod: MakePod, node: Node) -> MakeVolume:
+    async def make(frontend: str, fs_type: str) -> Pod:
+        if frontend == "ublk" and node.kind == "embedded":
+            pytest.skip("the embedded target has no ublk")
+        return await pod(fs_type, SIZES.get(fs_type, 64 * MIB), frontend)
+
+    return make
+
+
+def verified_writes(node: Node, mine: Pod) -> Fio:
+    """Goes on for as long as each target needs to come back, and longer."""
+    seconds = 40 if node.kind == "embedded" else 20
+    options: dict[str, str | int] = {"time_based": 1, "runtime": seconds, "verify_backlog": 256, "fsync": 32}
+    return Fio(mine.file, size="16m", options=options)
+
+
+async def busy(fio: Fio) -> None:
+    await until(fio.written, lambda count: count > MIB // 2)
+
+
+async def goes_on(fio: Fio) -> None:
+    before = fio.written()
+    await until(fio.written, lambda count: count > before)
+    assert fio.running
+
+
+async def ends_clean(node: Node, mine: Pod, fio: Fio) -> float:
+    """No error in what fio did, and none in the filesystem. Returns its longest operation in seconds."""
+    result = await fio.result()
+    print(f"{node.kind} {mine.frontend} {mine.fs_type if not mine.block else 'raw'}: longest {result.longest_s:.2f} s")
+    assert result.error == 0
+    kept = ""
+    if not mine.block:
+        assert "ro," not in mount_options(mine.target)
+        kept = write(mine.target / "after", MIB)
+    await mine.detach()
+    await mine.gone()
+    await mine.check()
+    if kept:
+        await mine.attach()
+        assert digest(mine.target / "after") == kept
+        await mine.detach()
+        await mine.gone()
+    return result.longest_s
+
+
+@pytest.mark.parametrize(("frontend", "fs_type"), OVER_NETWORK, ids=ids(OVER_NETWORK))
+async def test_expanded_under_fio(
+    volume: MakeVolume, node: Node, client: CsiClient, frontend: str, fs_type: str
+) -> None:
+    mine = await volume(frontend, fs_type)
+    async with verified_writes(node, mine) as fio:
+        await busy(fio)
+        for times in (2, 3):
+            size = times * mine.size_bytes
+            await client.expand(mine.volume_id, size)
+            assert await client.node_expand(mine.volume_id, mine.target) == size
+            assert await until(mine.kernel_size, lambda found, size=size: found == size) == size
+            assert (await client.stats(mine.volume_id, mine.target)).usage[0].total > 0.8 * size
+        await goes_on(fio)
+        await ends_clean(node, mine, fio)
+
+
+@pytest.mark.parametrize(("frontend", "fs_type"), ALL, ids=ids(ALL))
+async def test_snapshotted_under_fio(
+    volume: MakeVolume, pod: MakePod, node: Node, client: CsiClient, frontend: str, fs_type: str
+) -> None:
+    """The snapshot of a mounted filesystem has all that was written before, synced or not, and is in order."""
+    mine = await volume(frontend, fs_type)
+    content = os.urandom(MIB)
+    async with verified_writes(node, mine) as fio:
+        await busy(fio)
+        snapshots = []
+        for number in range(2):
+            if fs_type:
+                (mine.target / f"unsynced{number}").write_bytes(content)
+            snapshots.append(await client.create_snapshot(f"{mine.name}-{number}", mine.volume_id))
+            assert snapshots[-1].ready_to_use
+        await goes_on(fio)
+        await ends_clean(node, mine, fio)
+    for number, snapshot in enumerate(snapshots):
+        restored = await pod(fs_type, mine.size_bytes, frontend, from_snapshot(snapshot.snapshot_id))
+        if fs_type:
+            assert (restored.target / f"unsynced{number}").read_bytes() == content
+            assert not (restored.target / f"unsynced{number + 1}").exists()
+            write(restored.target / "mine", MIB)
+        await restored.detach()
+        await restored.check()
+    for snapshot in snapshots:
+        await client.delete_snapshot(snapshot.snapshot_id)
+
+
+@pytest.mark.parametrize(("frontend", "fs_type"), ALL, ids=ids(ALL))
+async def test_target_killed_under_fio(
+    volume: MakeVolume, node: Node, client: CsiClient, frontend: str, fs_type: str
+) -> None:
+    """SIGKILL: a pause, no error."""
+    mine = await volume(frontend, fs_type)
+    device = mine.device
+    async with verified_writes(node, mine) as fio:
+        await busy(fio)
+        node.kill_target()
+        await node.ready(client)
+        await mine.served()
+        await goes_on(fio)
+        assert mine.device == device
+        longest_s = await ends_clean(node, mine, fio)
+    assert longest_s > 0.5, "the target died while nothing was being written"
+
+
+AGENT_KILLED = [("nvme-tcp", "ext4"), ("nvme-tcp", "xfs"), ("ublk", "ext4"), ("ublk", "")]
+
+
+@pytest.mark.parametrize(("frontend", "fs_type"), AGENT_KILLED, ids=ids(AGENT_KILLED))
+async def test_agent_killed_under_fio(
+    volume: MakeVolume, node: Node, client: CsiClient, frontend: str, fs_type: str
+) -> None:
+    """SIGKILL: with a target of its own nothing is noticed; the embedded one dies with the agent."""
+    mine = await volume(frontend, fs_type)
+    async with verified_writes(node, mine) as fio:
+        await busy(fio)
+        node.kill_agent()
+        node.start_agent()
+        await node.ready(client)
+        await mine.served()
+        await goes_on(fio)
+        longest_s = await ends_clean(node, mine, fio)
+    assert node.kind == "real" or longest_s > 0.5
