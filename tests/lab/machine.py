@@ -16,11 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.lab.image import Image
+from tests.lab.image import Image, Kernel, ensure
 
 BOOT_S = {"kvm": 60.0, "tcg": 300.0}
 _PR_SET_PDEATHSIG = 1
-_ACCELERATION = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=512"}
 
 
 class MachineError(Exception):
@@ -43,12 +42,19 @@ class Machine:
     """
 
     def __init__(
-        self, image: Image, shares: Mapping[str, Path], *, memory_mib: int = 2048, accelerator: str = "tcg"
+        self,
+        image: Image,
+        shares: Mapping[str, Path],
+        *,
+        memory_mib: int = 2048,
+        accelerator: str = "tcg",
+        one_thread: bool = False,
     ) -> None:
         self._image = image
         self._shares = dict(shares)
         self._memory_mib = memory_mib
         self._accelerator = accelerator
+        self._one_thread = one_thread
         self._folder = Path(tempfile.mkdtemp(prefix="quarry-lab-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = socket.socket(socket.AF_UNIX)
@@ -111,12 +117,17 @@ class Machine:
         text = "".join(file.read_text(errors="replace") for file in written if file.exists())
         return "\n".join(text.splitlines()[-lines:])
 
+    def _acceleration(self) -> str:
+        if self._accelerator != "tcg":
+            return self._accelerator
+        return f"tcg,thread={'single' if self._one_thread else 'multi'},tb-size=512"
+
     def _argv(self) -> list[str]:
         others = " ".join(name for name in self._shares if name != "checkout")
         kernel_line = "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off init=/usr/sbin/lab-init"
         argv = ["nice", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         # Plain "max": without some of its features (svm) this kernel shows the names of mount points as "xxx".
-        argv += ["-M", "q35,hpet=off", "-accel", _ACCELERATION[self._accelerator], "-cpu", "max"]
+        argv += ["-M", "q35,hpet=off", "-accel", self._acceleration(), "-cpu", "max"]
         argv += ["-smp", "2", "-m", str(self._memory_mib)]
         argv += ["-kernel", str(self._image.kernel), "-initrd", str(self._image.initrd)]
         argv += ["-append", f"{kernel_line} -- {others}"]
@@ -162,11 +173,12 @@ class Machine:
             raise MachineError(f"the machine does not answer:\n{self.console()}")
 
 
-def boot(image: Image, shares: Mapping[str, Path]) -> Machine:
-    """A started machine, with the first accelerator that boots it."""
+def boot(kernel: Kernel, shares: Mapping[str, Path]) -> Machine:
+    """A started machine with that kernel, by the first accelerator that boots it."""
+    image = ensure(kernel)
     choices = accelerators()
     for accelerator in choices:
-        machine = Machine(image, shares, accelerator=accelerator)
+        machine = Machine(image, shares, accelerator=accelerator, one_thread=kernel.one_thread)
         try:
             machine.start()
         except BaseException as error:

@@ -19,11 +19,21 @@ from .tools import Fio, digest, mount_options, until, write
 
 OVER_NETWORK = [("nvme-tcp", fs_type) for fs_type in (*SIZES, "")]
 ALL = [*OVER_NETWORK, *(("ublk", fs_type) for fs_type in (*SIZES, ""))]
+AGENT_KILLED = [("nvme-tcp", "ext4"), ("nvme-tcp", "xfs"), ("ublk", "ext4"), ("ublk", "")]
 MakeVolume = Callable[[str, str], Awaitable[Pod]]
 
 
-def ids(kinds: list[tuple[str, str]]) -> list[str]:
-    return [f"{frontend}-{fs_type or 'raw'}" for frontend, fs_type in kinds]
+def each_of(kinds: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    params = [
+        pytest.param(
+            frontend,
+            fs_type,
+            id=f"{frontend}-{fs_type or 'raw'}",
+            marks=[pytest.mark.newer_kernel] if frontend == "ublk" else [],
+        )
+        for frontend, fs_type in kinds
+    ]
+    return pytest.mark.parametrize(("frontend", "fs_type"), params)
 
 
 @pytest.fixture
@@ -73,7 +83,7 @@ async def ends_clean(node: Node, mine: Pod, fio: Fio) -> float:
     return result.longest_s
 
 
-@pytest.mark.parametrize(("frontend", "fs_type"), OVER_NETWORK, ids=ids(OVER_NETWORK))
+@each_of(OVER_NETWORK)
 async def test_expanded_under_fio(
     volume: MakeVolume, node: Node, client: CsiClient, frontend: str, fs_type: str
 ) -> None:
@@ -90,7 +100,7 @@ async def test_expanded_under_fio(
         await ends_clean(node, mine, fio)
 
 
-@pytest.mark.parametrize(("frontend", "fs_type"), ALL, ids=ids(ALL))
+@each_of(ALL)
 async def test_snapshotted_under_fio(
     volume: MakeVolume, pod: MakePod, node: Node, client: CsiClient, frontend: str, fs_type: str
 ) -> None:
@@ -119,7 +129,7 @@ async def test_snapshotted_under_fio(
         await client.delete_snapshot(snapshot.snapshot_id)
 
 
-@pytest.mark.parametrize(("frontend", "fs_type"), ALL, ids=ids(ALL))
+@each_of(ALL)
 async def test_target_killed_under_fio(
     volume: MakeVolume, node: Node, client: CsiClient, frontend: str, fs_type: str
 ) -> None:
@@ -137,10 +147,7 @@ async def test_target_killed_under_fio(
     assert longest_s > 0.5, "the target died while nothing was being written"
 
 
-AGENT_KILLED = [("nvme-tcp", "ext4"), ("nvme-tcp", "xfs"), ("ublk", "ext4"), ("ublk", "")]
-
-
-@pytest.mark.parametrize(("frontend", "fs_type"), AGENT_KILLED, ids=ids(AGENT_KILLED))
+@each_of(AGENT_KILLED)
 async def test_agent_killed_under_fio(
     volume: MakeVolume, node: Node, client: CsiClient, frontend: str, fs_type: str
 ) -> None:

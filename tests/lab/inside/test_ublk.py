@@ -17,6 +17,8 @@ from .conftest import SIZES, MakePod
 from .node import MIB, NAME, Node
 from .tools import Fio, digest, patiently, run, write
 
+pytestmark = pytest.mark.newer_kernel
+
 
 @pytest.fixture(autouse=True)
 def _real(node: Node) -> None:
