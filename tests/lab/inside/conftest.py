@@ -30,17 +30,18 @@ NEWER = (6, 15)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "newer_kernel: runs on a machine with a newer kernel")
+    config.addinivalue_line("markers", "ublk: runs with a real target, on a machine with a newer kernel")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Each machine runs what is for its kernel; `make lab` looks for what is said about the rest."""
     newer = tuple(int(number) for number in os.uname().release.split(".")[:2]) >= NEWER
-    others = [item for item in items if bool(item.get_closest_marker("newer_kernel")) != newer]
-    if others and not newer:
-        print(f"{len(others)} tests are left to a newer kernel", flush=True)
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+    ublk = [item for item in items if item.get_closest_marker("ublk") and "[embedded" not in item.name]
+    if ublk and not newer:
+        print(f"{len(ublk)} tests are left to a newer kernel", flush=True)
+    mine = ublk if newer else [item for item in items if not item.get_closest_marker("ublk")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in mine])
+    items[:] = mine
 
 
 @pytest.fixture(scope="session", params=["embedded", "real"])

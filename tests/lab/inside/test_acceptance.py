@@ -29,7 +29,7 @@ def each_of(kinds: list[tuple[str, str]]) -> pytest.MarkDecorator:
             frontend,
             fs_type,
             id=f"{frontend}-{fs_type or 'raw'}",
-            marks=[pytest.mark.newer_kernel] if frontend == "ublk" else [],
+            marks=[pytest.mark.ublk] if frontend == "ublk" else [],
         )
         for frontend, fs_type in kinds
     ]
@@ -37,10 +37,8 @@ def each_of(kinds: list[tuple[str, str]]) -> pytest.MarkDecorator:
 
 
 @pytest.fixture
-def volume(pod: MakePod, node: Node) -> MakeVolume:
+def volume(pod: MakePod) -> MakeVolume:
     async def make(frontend: str, fs_type: str) -> Pod:
-        if frontend == "ublk" and node.kind == "embedded":
-            pytest.skip("the embedded target has no ublk")
         return await pod(fs_type, SIZES.get(fs_type, 64 * MIB), frontend)
 
     return make

@@ -17,13 +17,7 @@ from .conftest import SIZES, MakePod
 from .node import MIB, NAME, Node
 from .tools import Fio, digest, patiently, run, write
 
-pytestmark = pytest.mark.newer_kernel
-
-
-@pytest.fixture(autouse=True)
-def _real(node: Node) -> None:
-    if node.kind == "embedded":
-        pytest.skip("the embedded target has no ublk")
+pytestmark = pytest.mark.ublk
 
 
 def devices() -> list[str]:
