@@ -47,7 +47,7 @@ class Journal:
 
     def _write(self, key: str, note: dict[str, str]) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self._directory / f".{key}.new"
+        draft = self._draft(key)
         with draft.open("w") as file:
             json.dump(note, file)
             file.flush()
@@ -56,6 +56,7 @@ class Journal:
         self._sync_directory()
 
     def _remove(self, key: str) -> None:
+        self._draft(key).unlink(missing_ok=True)  # of a write that a crash cut off
         try:
             self._file(key).unlink()
         except FileNotFoundError:
@@ -63,11 +64,17 @@ class Journal:
         self._sync_directory()
 
     def keys(self) -> list[str]:
+        """Keys of all notes, and of those that a crash cut off: these read as absent and can be removed."""
         try:
-            names = sorted(entry.name for entry in self._directory.iterdir())
+            names = [entry.name for entry in self._directory.iterdir()]
         except FileNotFoundError:
             return []
-        return [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")]
+        found = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        found |= {name.removesuffix(".new").removeprefix(".") for name in names if name.endswith(".new")}
+        return sorted(key for key in found if _KEY.fullmatch(key))
+
+    def _draft(self, key: str) -> Path:
+        return self._directory / f".{key}.new"
 
     def _file(self, key: str) -> Path:
         return self._directory / f"{key}.json"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,11 @@ class Formatter:
     async def forget(self, volume: Volume) -> None:
         """End an intent: from now on the device may hold what its user writes to it, whatever it looks like."""
         await self._intents.remove(volume.meta.name)
+
+    async def forget_all_but(self, volumes: Collection[str]) -> None:
+        """End the intents of volumes that are no more: deleted after a crash, without having been staged again."""
+        for name in set(self._intents.keys()) - set(volumes):
+            await self._intents.remove(name)
 
     async def _format(self, volume: Volume, device: Path, wanted: Filesystem, *, clear: bool) -> None:
         filesystem_uuid = str(uuid.uuid4())

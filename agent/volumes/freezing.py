@@ -59,6 +59,7 @@ class Freezer:
         """Thaw what a note tells of, if there is one. DeadlineExceeded when the device does not answer."""
         note = self._notes.read(name)
         if note is None:
+            await self._notes.remove(name)  # what a crash left of writing one: nothing was frozen yet
             return
         major, _, minor = note.get("device", "").partition(":")
         if note.get("boot") == devices.boot_id() and devices.exists(number := (int(major), int(minor))):

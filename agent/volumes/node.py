@@ -248,7 +248,8 @@ class NodeVolumes:
     async def release_leftovers(self, volumes: Sequence[Volume]) -> list[str]:
         """Detach what a crash left behind: devices of volumes that are not published to this node and not in use.
 
-        `volumes`: all that exist. Returns the ids. What is still mounted stays: its data may not be written yet.
+        `volumes`: all that exist; notes of others go too. Returns the ids. What is still mounted stays: its data may
+        not be written yet.
         """
         wanted = {volume.meta.name for volume in volumes if _attachment_of(volume, self._node_name)}
         by_name = {volume.meta.name: volume for volume in volumes}
@@ -264,6 +265,10 @@ class NodeVolumes:
                             released.append(name)
                 except QuarryError as error:
                     log.warning("the device of volume %s is left attached: %s", name, error)
+        try:
+            await self._formatter.forget_all_but(by_name)
+        except QuarryError as error:
+            log.warning("notes of deleted volumes stay: %s", error)
         return sorted(released)
 
     @asynccontextmanager

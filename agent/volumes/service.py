@@ -93,7 +93,8 @@ class VolumeService:
     async def capacity(
         self, tier: Tier, provisioning: Provisioning = Provisioning.THIN, segment: Segment = EVERYWHERE
     ) -> Capacity:
-        """What could be created now of that tier in `segment`."""
+        """What could be created now of that tier in `segment`. Raises Unavailable while the disks are not known."""
+        await self._reconciler.ready()
         return self._ledger.capacity(tier, provisioning, segment)
 
     async def conditions(self, volumes: Sequence[Volume]) -> Sequence[VolumeCondition]:
@@ -185,6 +186,7 @@ class VolumeService:
             if existing.status.replicas:
                 return await self._settle(existing)
         else:
+            await self._reconciler.ready()  # no disk known yet is not the same as no disk
             self._refuse_unrecorded(name)
             if request.source is not None:
                 async with self._sources.opened(name, request) as complete:
@@ -323,6 +325,7 @@ class VolumeService:
         volume = await self._existing(name)
         if volume.status.phase is VolumePhase.FAILED:
             volume = await self._settle(volume)  # refused before more room is promised to a volume without its data
+        await self._reconciler.ready()
         disk = volume.spec.placement[0].disk
         pool = self._ledger.pool(disk)
         if pool is None:

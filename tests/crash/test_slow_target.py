@@ -127,6 +127,25 @@ async def test_a_deletion_takes_as_long_as_it_takes(machine: Machine) -> None:
         assert list((await client.list_volumes()).entries) == []
 
 
+async def test_disks_that_are_not_known_yet_are_waited_for(machine: Machine) -> None:
+    """No disk yet is not no disk: the scheduler would go to another node, the resizer would give up."""
+    relay = Relay(machine.target.socket_path, machine.folder / "relay.sock")
+    async with relay.serving():
+        async with Standalone(settings(machine, relay)) as agent, CsiClient(machine.endpoint) as client:
+            await agent.wait_ready(30)
+            kept = await client.create_volume("kept", 16 * MIB, {"tier": "ssd"})
+        relay.delays = {"bdev_wait_for_examine": 1.0}
+        async with Standalone(settings(machine, relay)), CsiClient(machine.endpoint) as client:
+            grown, made, room = await asyncio.gather(
+                client.expand(kept, 32 * MIB),
+                client.create_volume("v", 16 * MIB, {"tier": "ssd"}),
+                client.capacity({"tier": "ssd"}),
+            )
+        assert grown.capacity_bytes == 32 * MIB
+        assert room > 0
+        assert (await holdings(machine.target.socket_path)).lvols == sorted([kept, made])
+
+
 async def test_a_deletion_cut_off_goes_on_after_the_target_is_ready(machine: Machine) -> None:
     relay = Relay(machine.target.socket_path, machine.folder / "relay.sock")
     async with relay.serving():

@@ -51,9 +51,14 @@ async def test_cancelled_is_done_all_the_same(tmp_path: Path) -> None:
         assert journal.keys() == []
 
 
-async def test_a_draft_left_by_a_crash_is_ignored(tmp_path: Path) -> None:
+async def test_a_draft_left_by_a_crash_is_no_note_and_can_be_removed(tmp_path: Path) -> None:
     (tmp_path / ".one.new").write_text('{"x": "1"}')
     journal = Journal(tmp_path)
-    assert journal.keys() == []
+    assert journal.read("one") is None
+    assert journal.keys() == ["one"]
     await journal.write("one", {"x": "2"})
     assert journal.read("one") == {"x": "2"}
+    (tmp_path / ".two.new").touch()
+    await journal.remove("one")
+    await journal.remove("two")
+    assert not any(tmp_path.iterdir())  # noqa: ASYNC240 - a test may block its loop
