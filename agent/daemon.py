@@ -117,7 +117,7 @@ class Standalone:
         )
         self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
         self._closers.push_async_callback(self.keeper.stop)
-        self.node = self._node_volumes(node)
+        self.node = self._node_volumes(node, reconciler)
         self.keeper.recover_device = self.node.recover
         await self.keeper.start()
         await self.rpc.start()
@@ -147,11 +147,13 @@ class Standalone:
             await stopping.wait()
             log.info("stopping")
 
-    def _node_volumes(self, node: StorageNode) -> NodeVolumes:
+    def _node_volumes(self, node: StorageNode, reconciler: Reconciler) -> NodeVolumes:
         settings, notes = self.settings, self.settings.state_dir / "node"
+        served_here = UblkFrontend(self.rpc, settings.node_name, notes / "ublk")
+        reconciler.is_served, served_here.on_served = served_here.is_served, self.keeper.settle_soon
         frontends: dict[Frontend, FrontendDriver] = {
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
-            Frontend.UBLK: UblkFrontend(self.rpc, settings.node_name, notes / "ublk"),
+            Frontend.UBLK: served_here,
             Frontend.LOOP: LoopFrontend(self.volumes.local_path, notes / "loop"),
         }
         return NodeVolumes(

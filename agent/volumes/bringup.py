@@ -81,6 +81,7 @@ class TargetKeeper:
         self._ready = asyncio.Event()
         self._failed: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._settling: set[asyncio.Task[None]] = set()
         self._serving = TargetState.UNKNOWN
         self._answers = True
         self._trouble = ""
@@ -106,14 +107,28 @@ class TargetKeeper:
         ]
 
     async def stop(self) -> None:
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._settling]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *(each.stop() for each in self.companions), return_exceptions=True)
+        await asyncio.gather(*tasks, *(each.stop() for each in self.companions), return_exceptions=True)
 
     @property
     def state(self) -> TargetState:
         """Whether the target serves: a connected one that has stopped answering is unreachable."""
         return self._serving if self._answers else TargetState.UNREACHABLE
+
+    def settle_soon(self, volume: str) -> None:
+        """Settle a volume in the background: something that its plan depends on has changed, and is not stored."""
+        task = asyncio.create_task(self._settle_until_done(volume), name=f"settle-{volume}")
+        self._settling.add(task)
+        task.add_done_callback(self._settling.discard)
+
+    async def _settle_until_done(self, volume: str) -> None:
+        delay = self._settings.reconcile.retry_min_s
+        # A new connection settles everything.
+        while self._reconciler.observed is not None and await self._settle_all([volume]):
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, self._settings.reconcile.retry_max_s)
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when the target serves every volume. Raises Unavailable after `timeout_s`."""

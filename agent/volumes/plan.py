@@ -35,6 +35,8 @@ class DesiredReplica:
     qos: Qos = field(default_factory=Qos)
     exported: bool = True
     """Hosts reach it over NVMe-oF. Else it has no subsystem: a bdev is never open to two kinds of hosts at once."""
+    opened: bool = False
+    """Something else than a namespace holds its bdev open."""
     lvol_uuid: str = ""
     """UUID of the lvol that holds the data, once it was seen; empty while it is still to be created."""
 
@@ -189,7 +191,7 @@ def _build(desired: DesiredReplica, observed: ObservedReplica) -> list[list[Acti
         first.append(ResizeLvol(desired.bdev, desired.size_bytes))
     if not desired.exported:
         closing: list[Action] = [DeleteSubsystem(desired.nqn)] if observed.subsystem else []
-        return [closing, first, _limits(desired, lvol) if desired.hosts else []]
+        return [closing, first, _limits_unless_stuck(desired, lvol)]
     if observed.subsystem is None:
         first.append(CreateSubsystem(desired.nqn, desired.serial))
     exported = lvol is not None and subsystem.namespace == lvol.uuid
@@ -219,6 +221,12 @@ def _limits(desired: DesiredReplica, lvol: LvolSeen | None) -> list[Action]:
     Before that nobody reads or writes, and limits mean nothing.
     """
     return [SetQos(desired.bdev, desired.qos)] if desired.qos != (lvol.qos if lvol else Qos()) else []
+
+
+def _limits_unless_stuck(desired: DesiredReplica, lvol: LvolSeen | None) -> list[Action]:
+    """Of a bdev that nobody has opened the first limits can be set, so that they hold from the first I/O on."""
+    first = desired.hosts and (lvol is None or lvol.qos == Qos())
+    return _limits(desired, lvol) if desired.opened or first else []
 
 
 def _closing(desired: DesiredReplica, subsystem: SubsystemSeen) -> list[Action]:

@@ -7,6 +7,7 @@ every volume after a (re)connection and for those that failed. The caller holds 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 from agent.errors import FailedPrecondition, QuarryError, ResourceExhausted, RpcError, TransportClosed, Unavailable
@@ -28,6 +29,7 @@ from agent.volumes.plan import (
     Listener,
     ResizeLvol,
     Round,
+    SetQos,
     is_lost,
     plan,
 )
@@ -58,6 +60,8 @@ class Reconciler:
         self._observed: Observed | None = None
         self._filled = asyncio.Event()
         self.ready_timeout_s = 5.0
+        self.is_served: Callable[[str], bool] = lambda volume: False
+        """Whether a volume that is not exported has a device on this machine, which holds its bdev open."""
         self._lineage = lineage or Lineage()
         self._seeder = Seeder(rpc, self._lineage)
 
@@ -92,6 +96,7 @@ class Reconciler:
             listener=self._listener,
             qos=volume.spec.qos,
             exported=volume.spec.frontend is not Frontend.UBLK,
+            opened=volume.spec.frontend is Frontend.UBLK and self.is_served(volume.meta.name),
             lvol_uuid=known.lvol_uuid if known else "",
         )
 
@@ -250,6 +255,9 @@ def _refusal(desired: DesiredReplica, action: Action, error: RpcError) -> Quarry
                 f"the target refused one more subsystem ({error.message}); spdk_tgt serves 1,024 unless "
                 "nvmf_set_max_subsystems raises it before it initialises"
             )
+        case SetQos():
+            # Its bdev was just closed, or is being opened: the next attempt finds it in one state or the other.
+            return Unavailable(f"the target cannot change the limits of volume {desired.volume} now; repeat the call")
         case AddListener(_, listener):
             return FailedPrecondition(
                 f"the target cannot listen on {listener.address}:{listener.port} ({error.message}); "

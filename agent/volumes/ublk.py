@@ -61,6 +61,8 @@ class UblkFrontend:
         self._boot_id = boot_id or devices.boot_id()
         self._guard = VolumeGuard()
         self._choosing = asyncio.Lock()
+        self.on_served: Callable[[str], None] = lambda volume_id: None
+        """Called when a volume has a device: from now on its limits can be changed."""
 
     async def attach(self, volume: Volume) -> Path:
         ublk.require()
@@ -76,7 +78,13 @@ class UblkFrontend:
             await self._wait_for(found.id, lambda info: info is not None and info.state is State.LIVE)
             if not found.identity:
                 await self._note(name, _Device(found.id, lvol, ublk.identity(found.id)))
+            self.on_served(name)
             return ublk.path(found.id)
+
+    def is_served(self, volume_id: str) -> bool:
+        """Whether the volume has a device, of this target or, until it is taken over, of one that died."""
+        noted = self._noted(volume_id)
+        return noted is not None and noted.usable
 
     async def detach(self, volume_id: str, volume: Volume | None) -> None:
         async with self._guard.hold(volume_id):

@@ -140,6 +140,21 @@ def test_creating_is_one_round_and_publishing_the_next() -> None:
     )
 
 
+def test_limits_of_a_volume_that_is_served_without_a_namespace() -> None:
+    """The first limits can be set on a closed bdev, changes have to wait until it is open."""
+    shut = p.DesiredReplica(
+        "vol-1", "quarry-d", "nqn.v", "Q1", True, 1 << 20, True, frozenset(), HERE, Qos(rw_iops=1000), exported=False
+    )
+    seen = run(p.plan(shut, p.NOTHING), p.NOTHING)
+    assert seen == p.ObservedReplica(p.LvolSeen(UUID, 1 << 20))
+    published = replace(shut, hosts=frozenset({"nqn.a"}))
+    assert p.plan(published, seen) == ((p.SetQos("quarry-d/vol-1", Qos(rw_iops=1000)),),)
+    seen = run(p.plan(published, seen), seen)
+    changed = replace(published, qos=Qos(rw_iops=2000))
+    assert p.plan(changed, seen) == ()
+    assert p.plan(replace(changed, opened=True), seen) == ((p.SetQos("quarry-d/vol-1", Qos(rw_iops=2000)),),)
+
+
 def test_limits_come_with_the_namespace_and_are_changed_in_one_round() -> None:
     limits = Qos(rw_iops=1000)
     created = p.DesiredReplica("vol-1", "quarry-d", "nqn.v", "Q1", True, 1 << 20, True, frozenset(), HERE, limits)
