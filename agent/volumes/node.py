@@ -312,7 +312,9 @@ class NodeVolumes:
             small = False
         # nouuid: a clone may be mounted beside its source.
         own = [*(["ro"] if readonly else []), *(["nouuid"] if mode.fs_type == "xfs" else [])]
-        await publishing.mount_filesystem(device, path, mode, own)
+        shared = len(volume.spec.attachments) > 1
+        put = publishing.mount_shared_filesystem if shared else publishing.mount_filesystem
+        await put(device, path, mode, own)
         if small:
             await filesystem.grow(device, mode.fs_type, path.real)
 

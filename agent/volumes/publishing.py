@@ -29,6 +29,19 @@ async def mount_filesystem(device: Path, path: CheckedPath, mode: Filesystem, ow
         raise InvalidArgument("mount_flags", f"{mode.fs_type} cannot be mounted with {flags!r}") from error
 
 
+async def mount_shared_filesystem(device: Path, path: CheckedPath, mode: Filesystem, own_options: list[str]) -> None:
+    """Mount what other machines have too: not even a journal is replayed, which would change it under them."""
+    if mount.at(path.real) is None:
+        await devices.set_readonly(device, True)
+    try:
+        await mount_filesystem(device, path, mode, own_options)
+    except CommandFailed as error:
+        raise FailedPrecondition(
+            "the filesystem was not unmounted cleanly, and replaying its journal would change it under the other nodes "
+            "that have the volume: publish it to one node alone and stage it there first"
+        ) from error
+
+
 async def bind_filesystem(device: Path, staging: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
     staged = mount.at(staging.real)
     if staged is None or staged.device != devices.number(device):

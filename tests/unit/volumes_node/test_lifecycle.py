@@ -14,9 +14,10 @@ import pytest
 from agent.errors import Busy, CommandFailed, FailedPrecondition, InvalidArgument, NotFound, QuarryError
 from agent.host import filesystem
 from agent.host.process import find_program
+from agent.model import AccessMode, Attachment, Volume
 from agent.volumes.node import Block, Filesystem, VolumeMode
 
-from .conftest import MIB, SIZES, Machine
+from .conftest import MIB, NODE, SIZES, Machine
 
 pytestmark = pytest.mark.root
 EXT4 = Filesystem()
@@ -141,6 +142,45 @@ async def test_readonly_filesystem(machine: Machine) -> None:
         (staging / "y").touch()
     with pytest.raises(FailedPrecondition):
         await node.expand(volume, staging)
+
+
+def shared_by_readers(volume: Volume) -> Volume:
+    """As ReadOnlyMany: another node has it too."""
+    readers = tuple(Attachment(node, f"nqn.{node}", AccessMode.ROX, readonly=True) for node in (NODE, "node-b"))
+    return replace(volume, spec=replace(volume.spec, attachments=readers))
+
+
+@pytest.mark.parametrize(("fs_type", "size_bytes"), SIZES.items())
+async def test_a_filesystem_that_several_nodes_read_is_never_written_to(
+    machine: Machine, fs_type: str, size_bytes: int
+) -> None:
+    if find_program(f"mkfs.{fs_type}") is None:
+        pytest.skip(f"mkfs.{fs_type} is not installed")
+    node, mode, staging = machine.node(), Filesystem(fs_type), machine.path("staging")
+    volume, torn = machine.volume("v", size_bytes), machine.volume("torn", size_bytes)
+    await node.stage(volume, staging, mode)
+    with (staging / "file").open("w") as file:
+        file.write("kept")
+        file.flush()
+        os.fsync(file.fileno())
+    shutil.copyfile(machine.files[volume.meta.name], machine.files[torn.meta.name])  # as after a power failure
+    await node.unstage(volume.meta.name, volume, staging)
+
+    for each, clean in ((volume, True), (torn, False)):
+        before = machine.files[each.meta.name].read_bytes()
+        for _ in range(2):
+            if clean:
+                await node.stage(shared_by_readers(each), staging, mode)
+                assert (staging / "file").read_text() == "kept"
+            else:
+                with pytest.raises(FailedPrecondition, match="one node alone"):
+                    await node.stage(shared_by_readers(each), staging, mode)
+        await node.unstage(each.meta.name, each, staging)
+        assert machine.files[each.meta.name].read_bytes() == before
+        await node.stage(each, staging, mode)
+        (staging / "file").write_text("changed")
+        await node.unstage(each.meta.name, each, staging)
+    assert machine.loops() == machine.mounted() == []
 
 
 async def test_readonly_block_refuses_writes(machine: Machine) -> None:
