@@ -22,6 +22,7 @@ class Lineage:
         self.lvols = VolumeGuard()
         self.stirred = asyncio.Event()
         self._parents: dict[str, str] = {}
+        self._children: dict[str, set[str]] = {}
         self._live: dict[str, str] = {}
         self._ids: set[str] = set()
         self._hidden: set[str] = set()
@@ -41,31 +42,46 @@ class Lineage:
 
     def reset(self, parents: Mapping[str, str]) -> None:
         """The snapshot that each lvol stands on, by name, as the target tells."""
-        self._parents = dict(parents)
+        self._parents, self._children = {}, {}
+        for lvol, parent in parents.items():
+            self._stand(lvol, parent)
 
     def parent_of(self, lvol: str) -> str:
         """The snapshot `lvol` stands on, empty when it stands by itself."""
         return self._parents.get(lvol, "")
 
+    def children_of(self, lvol: str) -> tuple[str, ...]:
+        """What stands on `lvol`, also what is being deleted just now: the target no longer shows that."""
+        return tuple(sorted(self._children.get(lvol, ())))
+
     def cut(self, lvol: str, snapshot: str) -> None:
         """`snapshot` was taken of `lvol`, and is now between it and what it stood on."""
         self.put_on(snapshot, self.parent_of(lvol))
-        self._parents[lvol] = snapshot
+        self._stand(lvol, snapshot)
 
     def put_on(self, lvol: str, snapshot: str) -> None:
         """`lvol` was put on `snapshot` (empty: on nothing)."""
-        if snapshot:
-            self._parents[lvol] = snapshot
-        else:
-            self._parents.pop(lvol, None)
+        self._stand(lvol, snapshot)
 
     def gone(self, lvol: str, heir: str = "") -> None:
         """`lvol` was deleted; `heir` is the clone that took its place, if it had one."""
-        parent = self._parents.pop(lvol, "")
+        parent = self.parent_of(lvol)
+        self._stand(lvol, "")
         if heir:
             self.put_on(heir, parent)
         elif parent in self._hidden:
             self.stir(parent)
+
+    def _stand(self, lvol: str, parent: str) -> None:
+        before = self._parents.pop(lvol, "")
+        if before:
+            siblings = self._children[before]
+            siblings.discard(lvol)
+            if not siblings:
+                del self._children[before]
+        if parent:
+            self._parents[lvol] = parent
+            self._children.setdefault(parent, set()).add(lvol)
 
     # --- the records ---
 

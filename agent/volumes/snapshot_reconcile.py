@@ -6,9 +6,10 @@ The caller holds the snapshot's guard; the locks on lvols (agent.volumes.lineage
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 
 from agent.errors import Busy, FailedPrecondition, QuarryError, ResourceExhausted, RpcError, Unavailable
@@ -25,6 +26,8 @@ from agent.volumes.snapshot_plan import Gone, Keep, SnapshotSeen, removal
 
 Quiesce = Callable[[Volume], AbstractAsyncContextManager[None]]
 """For the block nothing is written to the volume's filesystem, and the device has all that was written before."""
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
 RETRY_DELAY_S = 0.02
@@ -161,10 +164,11 @@ class SnapshotReconciler:
                     return ""
                 if isinstance(step, Keep):
                     return step.reason
-                if not step.heir:
-                    await self._delete(snapshot, "")
-                    continue
-                async with self._lineage.lvols.hold(step.heir):
+                # A clone whose deletion is under way is not shown, but still has the snapshot open: SPDK would refuse
+                # to delete that, and yet let go of it, its clusters lost to the pool.
+                async with AsyncExitStack() as held:
+                    for clone in sorted({*self._lineage.children_of(name), step.heir} - {""}):
+                        await held.enter_async_context(self._lineage.lvols.hold(clone))
                     if removal(await self._read(snapshot), self._lineage.waiting_for(name)) == step:
                         await self._delete(snapshot, step.heir)
         raise Busy(f"snapshot {name} is being changed; repeat the call")
@@ -172,9 +176,10 @@ class SnapshotReconciler:
     async def _delete(self, snapshot: Snapshot, heir: str) -> None:
         try:
             await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
-        except RpcError:
+        except RpcError as error:
             if await self._read(snapshot) is not None:
                 return  # looked at anew
+            log.error("the target let go of snapshot %s without freeing its data: %s", snapshot.meta.name, error)
         self._lineage.gone(snapshot.meta.name, heir)
 
 
