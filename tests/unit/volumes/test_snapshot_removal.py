@@ -41,6 +41,7 @@ class Target:
             "clone": False,
             "clones": [],
             "thin_provision": True,
+            "num_allocated_clusters": 1,
         }
         return [
             {
