@@ -35,6 +35,8 @@ _CONNECT: Mapping[str, tuple[str, range]] = {
 }
 """Options of the kernel's NVMe/TCP host by parameter: the field of ConnectOptions, and its values."""
 
+_CONNECT_DEFAULTS = ConnectOptions()
+
 _KEYS = ("tier", "provisioning", "replicas", "frontend", FS_TYPE_KEY, MKFS_KEY, *qos.KEYS, *_CONNECT)
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 
@@ -94,6 +96,8 @@ def fs_type(field: str, value: str) -> str:
 def mkfs_options(parameters: Mapping[str, str]) -> tuple[str, ...]:
     """The words of `mkfsOptions`, split as a shell would. Raises InvalidArgument for quotes that do not end."""
     value = parameters.get(MKFS_KEY, "")
+    if not value:
+        return ()
     if len(value) > _MKFS_LENGTH_MAX:
         raise InvalidArgument(_field(MKFS_KEY), "too long", f"use at most {_MKFS_LENGTH_MAX} characters")
     try:
@@ -136,7 +140,9 @@ def _replica_count(value: str) -> int:
 
 def _connect_options(parameters: Mapping[str, str], frontend: Frontend) -> ConnectOptions:
     given = [key for key in _CONNECT if key in parameters]
-    if given and frontend is not Frontend.NVME_TCP:
+    if not given:
+        return _CONNECT_DEFAULTS
+    if frontend is not Frontend.NVME_TCP:
         raise InvalidArgument(_field(given[0]), f"is no option of the frontend {frontend}", "leave it out")
     options = ConnectOptions(**{_CONNECT[key][0]: _integer(key, parameters[key]) for key in given})
     if 0 <= options.loss_timeout_s < options.reconnect_delay_s:

@@ -21,14 +21,18 @@ _FIELDS = {
 }
 KEYS = tuple(_FIELDS)
 
+NO_CHANGE = QosChange()
+
 NO_SUCH_LIMITS = frozenset({"readIops", "writeIops"})
 """What others offer and SPDK does not: it counts reads and writes together."""
 
 
 def change(parameters: Mapping[str, str], field: str = "parameters") -> QosChange:
     """The limits among `parameters`; other keys are left out. Raises InvalidArgument naming the parameter."""
-    given = {key: parameters[key] for key in KEYS if key in parameters}
-    return QosChange(**{_FIELDS[key]: _limit(key, value, f"{field}[{key!r}]") for key, value in given.items()})
+    given = [key for key in KEYS if key in parameters]
+    if not given:
+        return NO_CHANGE
+    return QosChange(**{_FIELDS[key]: _limit(key, parameters[key], f"{field}[{key!r}]") for key in given})
 
 
 def mutable(parameters: Mapping[str, str]) -> QosChange:

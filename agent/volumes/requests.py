@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 
 from agent.errors import AlreadyExists
 from agent.model import ConnectOptions, Frontend, Provisioning, Qos, Tier, Volume, VolumeSource
@@ -21,7 +21,16 @@ class QosChange:
 
     def applied_to(self, qos: Qos) -> Qos:
         """`qos` with what is to be set."""
-        return replace(qos, **{name: value for name, value in asdict(self).items() if value is not None})
+
+        def chosen(wish: int | None, now: int) -> int:
+            return now if wish is None else wish
+
+        return Qos(
+            rw_iops=chosen(self.rw_iops, qos.rw_iops),
+            rw_bytes_per_second=chosen(self.rw_bytes_per_second, qos.rw_bytes_per_second),
+            read_bytes_per_second=chosen(self.read_bytes_per_second, qos.read_bytes_per_second),
+            write_bytes_per_second=chosen(self.write_bytes_per_second, qos.write_bytes_per_second),
+        )
 
 
 @dataclass(frozen=True)
