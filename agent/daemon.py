@@ -27,6 +27,8 @@ from agent.spdk.supervision import EmbeddedTarget
 from agent.store.local import LocalStore, open_local
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
+from agent.volumes.group_keeper import GroupKeeper
+from agent.volumes.groups import GroupService
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.lineage import Lineage
 from agent.volumes.node import NodeVolumes
@@ -38,9 +40,11 @@ from agent.volumes.reconcile import Reconciler
 from agent.volumes.service import VolumeService
 from agent.volumes.snapshot_keeper import SnapshotKeeper
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
+from agent.volumes.snapshot_records import SnapshotRecords
 from agent.volumes.snapshots import SnapshotService
 from agent.volumes.sources import Sources
 from agent.volumes.space import Thresholds
+from agent.volumes.stillness import Stillness
 from agent.volumes.ublk import UblkFrontend
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,7 @@ class Standalone:
     rpc: Client
     volumes: VolumeService
     snapshots: SnapshotService
+    groups: GroupService
     keeper: TargetKeeper
     node: NodeVolumes
 
@@ -106,22 +111,20 @@ class Standalone:
         reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener, lineage)
         pools = Pools(self.rpc, store, ledger, node, settings.pool)
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
-        cutter = SnapshotReconciler(self.rpc, store, ledger, reconciler, lineage)
-        self.keeper.companions.append(SnapshotKeeper(self.rpc, store, ledger, cutter, lineage, operations))
-        self.snapshots = SnapshotService(
-            store, ledger, cutter, lineage, operations, lambda volume: self.node.frozen(volume)
-        )
-        sources = Sources(store, ledger, self.snapshots, lineage)
+        frontends = self._frontends(node, reconciler)
+        sources = self._snapshot_side(store, ledger, reconciler, lineage, operations, frontends)
         self.volumes = VolumeService(
             store, ledger, reconciler, operations, lambda: self.keeper.state, self._local_file, sources
         )
         self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
         self._closers.push_async_callback(self.keeper.stop)
-        self.node = self._node_volumes(node, reconciler)
+        self.node = NodeVolumes(
+            settings.node_name, settings.mount_roots, frontends, self._notes, settings.snapshot.freeze_timeout_s
+        )
         self.keeper.recover_device = self.node.recover
         await self.keeper.start()
         await self.rpc.start()
-        server = build_server(self.volumes, self.snapshots, self.node, node, settings.csi_endpoint)
+        server = build_server(self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         self._closers.push_async_callback(_end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
         await self.volumes.start()
@@ -147,18 +150,47 @@ class Standalone:
             await stopping.wait()
             log.info("stopping")
 
-    def _node_volumes(self, node: StorageNode, reconciler: Reconciler) -> NodeVolumes:
-        settings, notes = self.settings, self.settings.state_dir / "node"
-        served_here = UblkFrontend(self.rpc, settings.node_name, notes / "ublk")
+    def _snapshot_side(
+        self,
+        store: LocalStore,
+        ledger: Ledger,
+        reconciler: Reconciler,
+        lineage: Lineage,
+        operations: Operations,
+        frontends: dict[Frontend, FrontendDriver],
+    ) -> Sources:
+        """Snapshots and groups of them; returns what volumes are made of."""
+        settings = self.settings
+        still = Stillness(
+            self.rpc,
+            Listener(settings.nvmf_address, settings.nvmf_port),
+            lambda volume: self.node.frozen(volume),
+            frontends,
+            lambda volume: self.volumes.local_path(volume),
+            settings.snapshot.freeze_timeout_s,
+        )
+        cutter = SnapshotReconciler(self.rpc, store, ledger, reconciler, lineage)
+        records = SnapshotRecords(store, ledger, lineage)
+        self.snapshots = SnapshotService(store, records, cutter, lineage, operations, still.of)
+        self.groups = GroupService(store, records, cutter, lineage, operations, still)
+        self.keeper.companions += [
+            GroupKeeper(store, self.groups),
+            SnapshotKeeper(self.rpc, store, ledger, cutter, lineage, operations),
+        ]
+        return Sources(store, ledger, self.snapshots, records, lineage)
+
+    @property
+    def _notes(self) -> Path:
+        return self.settings.state_dir / "node"
+
+    def _frontends(self, node: StorageNode, reconciler: Reconciler) -> dict[Frontend, FrontendDriver]:
+        served_here = UblkFrontend(self.rpc, self.settings.node_name, self._notes / "ublk")
         reconciler.is_served, served_here.on_served = served_here.is_served, self.keeper.settle_soon
-        frontends: dict[Frontend, FrontendDriver] = {
+        return {
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
             Frontend.UBLK: served_here,
-            Frontend.LOOP: LoopFrontend(self.volumes.local_path, notes / "loop"),
+            Frontend.LOOP: LoopFrontend(lambda volume: self.volumes.local_path(volume), self._notes / "loop"),
         }
-        return NodeVolumes(
-            settings.node_name, settings.mount_roots, frontends, notes, settings.snapshot.freeze_timeout_s
-        )
 
     async def _target_socket(self) -> Path:
         """The socket of the target: the given one, or that of an embedded target started here."""

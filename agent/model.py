@@ -360,6 +360,8 @@ class SnapshotSpec:
     """That of the volume: a snapshot weighs what its volume does."""
     owner: str = ""
     """Of an internal snapshot, which nobody but the agent sees: the volume that is being cloned with its help."""
+    group: str = ""
+    """The group it was taken with and is deleted with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,4 +381,33 @@ class Snapshot:
     status: SnapshotStatus = field(default_factory=SnapshotStatus)
 
 
-Resource = StorageNode | Disk | Volume | Snapshot
+# --- SnapshotGroup ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotGroupSpec:
+    """`snapshots` are those of `volumes`, in the same order."""
+
+    csi_name: str
+    volumes: tuple[str, ...]
+    snapshots: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotGroupStatus:
+    """PENDING: they are being taken, and hosts of the volumes may be held back."""
+
+    phase: SnapshotPhase = SnapshotPhase.PENDING
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotGroup:
+    """Snapshots of several volumes at one point in time."""
+
+    meta: Meta
+    spec: SnapshotGroupSpec
+    status: SnapshotGroupStatus = field(default_factory=SnapshotGroupStatus)
+
+
+Resource = StorageNode | Disk | Volume | Snapshot | SnapshotGroup

@@ -72,6 +72,7 @@ class CsiClient(SnapshotClient):
         self._stubs = {
             "Identity": stubs.IdentityStub(self._channel),
             "Controller": stubs.ControllerStub(self._channel),
+            "GroupController": stubs.GroupControllerStub(self._channel),
             "Node": stubs.NodeStub(self._channel),
         }
 

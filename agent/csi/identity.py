@@ -31,7 +31,11 @@ class IdentityService(csi_pb2_grpc.IdentityServicer):
     async def GetPluginCapabilities(  # noqa: N802
         self, request: csi.GetPluginCapabilitiesRequest, context: Any
     ) -> csi.GetPluginCapabilitiesResponse:
-        services = (_Service.CONTROLLER_SERVICE, _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS)
+        services = (
+            _Service.CONTROLLER_SERVICE,
+            _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS,
+            _Service.GROUP_CONTROLLER_SERVICE,
+        )
         return csi.GetPluginCapabilitiesResponse(
             capabilities=[
                 *(csi.PluginCapability(service=_Service(type=service)) for service in services),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.csi import topology
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import Capacity, VolumeCondition, VolumeStats
+from agent.csi.ports import Capacity, Members, VolumeCondition, VolumeStats
 from agent.model import Snapshot, SnapshotPhase, SourceKind, Volume, VolumeSource
 from agent.volumes.topology import bound_to
 
@@ -27,8 +27,20 @@ def snapshot(resource: Snapshot) -> csi.Snapshot:
         source_volume_id=resource.spec.volume,
         size_bytes=resource.status.size_bytes,
         ready_to_use=resource.status.phase is SnapshotPhase.READY,
+        group_snapshot_id=resource.spec.group,
     )
-    answer.creation_time.FromNanoseconds(round(resource.status.created_at * 1e6) * 1000)
+    answer.creation_time.FromNanoseconds(_nanoseconds(resource.status.created_at))
+    return answer
+
+
+def group(members: Members) -> csi.VolumeGroupSnapshot:
+    """A group of snapshots with all of them."""
+    answer = csi.VolumeGroupSnapshot(
+        group_snapshot_id=members.group.meta.name,
+        snapshots=[snapshot(each) for each in members.snapshots],
+        ready_to_use=all(each.status.phase is SnapshotPhase.READY for each in members.snapshots),
+    )
+    answer.creation_time.FromNanoseconds(_nanoseconds(members.group.status.created_at))
     return answer
 
 
@@ -86,3 +98,8 @@ def _content_source(made_of: VolumeSource) -> csi.VolumeContentSource:
     if made_of.kind is SourceKind.SNAPSHOT:
         return content(snapshot=content.SnapshotSource(snapshot_id=made_of.id))
     return content(volume=content.VolumeSource(volume_id=made_of.id))
+
+
+def _nanoseconds(seconds: float) -> int:
+    """Whole microseconds: what a float of today's date holds."""
+    return round(seconds * 1e6) * 1000

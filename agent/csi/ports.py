@@ -8,6 +8,7 @@ from typing import Protocol
 
 from agent.model import AccessMode, Provisioning, Snapshot, TargetState, Tier, Volume
 from agent.volumes.conditions import VolumeCondition
+from agent.volumes.groups import Members
 from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
 from agent.volumes.placement import Capacity
 from agent.volumes.requests import CreateVolume, QosChange
@@ -18,6 +19,8 @@ __all__ = [
     "Capacity",
     "CreateVolume",
     "Filesystem",
+    "Groups",
+    "Members",
     "NodeSide",
     "QosChange",
     "Requirement",
@@ -66,6 +69,16 @@ class Snapshots(Protocol):
     async def get(self, name: str) -> Snapshot: ...
 
     async def list(self, volume: str) -> list[Snapshot]: ...
+
+
+class Groups(Protocol):
+    """Groups of snapshots (agent.volumes.groups.GroupService). Every call may be repeated."""
+
+    async def create(self, name: str, volumes: Sequence[str]) -> Members: ...
+
+    async def delete(self, group: str, snapshots: Sequence[str]) -> None: ...
+
+    async def get(self, group: str, snapshots: Sequence[str]) -> Members: ...
 
 
 class NodeSide(Protocol):

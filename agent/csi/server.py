@@ -11,11 +11,12 @@ import grpc.aio
 
 from agent.csi import endpoint as endpoints
 from agent.csi.controller import ControllerService
+from agent.csi.groups import GroupControllerService
 from agent.csi.identity import IdentityService
 from agent.csi.interceptor import StatusInterceptor
 from agent.csi.node import NodeService
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import NodeSide, Snapshots, Volumes
+from agent.csi.ports import Groups, NodeSide, Snapshots, Volumes
 from agent.errors import FailedPrecondition
 from agent.model import StorageNode
 
@@ -37,11 +38,13 @@ class CsiServer:
         identity: IdentityService,
         controller: ControllerService | None = None,
         node: NodeService | None = None,
+        groups: GroupControllerService | None = None,
     ) -> None:
         self.path = endpoints.socket_path(endpoint)
         self._identity = identity
         self._controller = controller
         self._node = node
+        self._groups = groups
         self._server: grpc.aio.Server | None = None
         self._inode = 0
 
@@ -53,6 +56,8 @@ class CsiServer:
         add.add_IdentityServicer_to_server(self._identity, server)
         if self._controller:
             add.add_ControllerServicer_to_server(self._controller, server)
+        if self._groups:
+            add.add_GroupControllerServicer_to_server(self._groups, server)
         if self._node:
             add.add_NodeServicer_to_server(self._node, server)
         _bind(server, self.path)
@@ -75,13 +80,16 @@ class CsiServer:
             return
 
 
-def build_server(volumes: Volumes, snapshots: Snapshots, node: NodeSide, this: StorageNode, endpoint: str) -> CsiServer:
+def build_server(
+    volumes: Volumes, snapshots: Snapshots, groups: Groups, node: NodeSide, this: StorageNode, endpoint: str
+) -> CsiServer:
     """The server of a machine that is its own controller (`quarry standalone`)."""
     return CsiServer(
         endpoint,
         IdentityService(volumes),
         ControllerService(volumes, snapshots),
         NodeService(volumes, node, this),
+        GroupControllerService(groups),
     )
 
 

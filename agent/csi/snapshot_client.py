@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -41,3 +41,21 @@ class SnapshotClient:
         )
         response: csi.ListSnapshotsResponse = await self.call("Controller/ListSnapshots", request)
         return response
+
+    async def create_group(self, name: str, volume_ids: Sequence[str]) -> csi.VolumeGroupSnapshot:
+        request = csi.CreateVolumeGroupSnapshotRequest(name=name, source_volume_ids=volume_ids)
+        response: csi.CreateVolumeGroupSnapshotResponse = await self.call(
+            "GroupController/CreateVolumeGroupSnapshot", request
+        )
+        return response.group_snapshot
+
+    async def delete_group(self, group_id: str, snapshot_ids: Sequence[str]) -> None:
+        request = csi.DeleteVolumeGroupSnapshotRequest(group_snapshot_id=group_id, snapshot_ids=snapshot_ids)
+        await self.call("GroupController/DeleteVolumeGroupSnapshot", request)
+
+    async def get_group(self, group_id: str, snapshot_ids: Sequence[str]) -> csi.VolumeGroupSnapshot:
+        request = csi.GetVolumeGroupSnapshotRequest(group_snapshot_id=group_id, snapshot_ids=snapshot_ids)
+        response: csi.GetVolumeGroupSnapshotResponse = await self.call(
+            "GroupController/GetVolumeGroupSnapshot", request
+        )
+        return response.group_snapshot

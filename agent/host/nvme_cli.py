@@ -27,6 +27,20 @@ _NAMESPACE = re.compile(r"nvme\d+n\d+")
 _HOST_NQN_UUID = re.compile(r"nqn\.2014-08\.org\.nvmexpress:uuid:([0-9a-fA-F-]{36})")
 
 
+_MULTIPATH = Path("/sys/module/nvme_core/parameters/multipath")
+
+
+def holds_io_back() -> bool:
+    """Whether the kernel's host keeps I/O to a namespace that is inaccessible (ANA) until it is accessible again.
+
+    Native multipath does, without it such I/O fails. No NVMe host in this kernel: there is none that could do harm.
+    """
+    try:
+        return _MULTIPATH.read_text().strip() != "N"
+    except OSError:
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Controller:
     """One connection. `state` is the kernel's word: new, live, resetting, connecting, deleting, dead."""

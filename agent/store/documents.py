@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from agent.errors import FailedPrecondition, InvalidArgument
-from agent.model import Disk, Meta, Resource, Snapshot, StorageNode, Volume
+from agent.model import Disk, Meta, Resource, Snapshot, SnapshotGroup, StorageNode, Volume
 
-KINDS: Mapping[str, type[Resource]] = {kind.__name__: kind for kind in (StorageNode, Disk, Volume, Snapshot)}
+KINDS: Mapping[str, type[Resource]] = {
+    kind.__name__: kind for kind in (StorageNode, Disk, Volume, Snapshot, SnapshotGroup)
+}
 
 _ENCODER = msgspec.json.Encoder()
 _DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}

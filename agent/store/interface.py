@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
-from agent.model import Disk, Snapshot, StorageNode, Volume
+from agent.model import Disk, Snapshot, SnapshotGroup, StorageNode, Volume
 
-R = TypeVar("R", StorageNode, Disk, Volume, Snapshot)
+R = TypeVar("R", StorageNode, Disk, Volume, Snapshot, SnapshotGroup)
 
 
 class EventType(StrEnum):

@@ -7,8 +7,7 @@ changes an lvol holds it here, a parent before its clone.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from agent.model import Snapshot, SnapshotPhase, Volume
 from agent.volumes.guard import VolumeGuard
@@ -16,18 +15,17 @@ from agent.volumes.names import snapshot_id
 
 
 class Lineage:
-    """`lvols` are the locks, by lvol name; `stirred` is set when a deleted snapshot may be able to go now."""
+    """`lvols` are the locks, by lvol name; `look_after` is called with snapshots that may be able to go now."""
 
     def __init__(self) -> None:
         self.lvols = VolumeGuard()
-        self.stirred = asyncio.Event()
+        self.look_after: Callable[..., None] = lambda *names: None
         self._parents: dict[str, str] = {}
         self._children: dict[str, set[str]] = {}
         self._live: dict[str, str] = {}
         self._ids: set[str] = set()
         self._hidden: set[str] = set()
         self._internal: set[str] = set()
-        self._due: set[str] = set()
         self._waiting: dict[str, set[str]] = {}
 
     def load(self, snapshots: Iterable[Snapshot], volumes: Iterable[Volume]) -> None:
@@ -112,7 +110,7 @@ class Lineage:
     def forget(self, snapshot: Snapshot) -> None:
         """The record is gone."""
         name = snapshot.meta.name
-        for known in (self._ids, self._hidden, self._internal, self._due):
+        for known in (self._ids, self._hidden, self._internal):
             known.discard(name)
         if self._live.get(snapshot.spec.csi_name) == name:
             del self._live[snapshot.spec.csi_name]
@@ -139,16 +137,8 @@ class Lineage:
     # --- what is to be tidied up ---
 
     def stir(self, *snapshots: str) -> None:
-        """Have these looked at; none named: all that are deleted or internal."""
-        self._due |= set(snapshots) or self._hidden | self._internal
-        if self._due:
-            self.stirred.set()
-
-    def take_due(self) -> list[str]:
-        """What is to be looked at, once."""
-        due, self._due = self._due, set()
-        self.stirred.clear()
-        return sorted(due)
+        """Have these looked after; none named: all that are deleted or internal."""
+        self.look_after(*(snapshots or self._hidden | self._internal))
 
 
 def is_made(volume: Volume) -> bool:

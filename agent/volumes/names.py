@@ -9,6 +9,7 @@ from agent.model import NQN_PREFIX
 
 _VOLUME_ID = re.compile(r"vol-[0-9a-f]{32}")
 _SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{32}(-[1-9][0-9]{0,8})?")
+_GROUP_ID = re.compile(r"group-[0-9a-f]{32}")
 _HELPER = re.compile(r"help-[0-9a-f]{32}")
 _VOLUME_NQN_PREFIX = f"{NQN_PREFIX}:vol:"
 
@@ -45,6 +46,21 @@ def is_snapshot_id(text: str) -> bool:
 def clone_name(volume: str) -> str:
     """In place of a CSI name, that of the internal snapshot `volume` is cloned from. No CSI name has a NUL."""
     return f"\0clone {volume}"
+
+
+def group_id(csi_name: str) -> str:
+    """The id of the snapshot group that CreateVolumeGroupSnapshot calls `csi_name`."""
+    return "group-" + hashlib.sha256(csi_name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def is_group_id(text: str) -> bool:
+    """Whether `text` can be the id of one of our groups."""
+    return _GROUP_ID.fullmatch(text) is not None
+
+
+def member_name(group: str, volume: str) -> str:
+    """In place of a CSI name, that of the snapshot of `volume` in `group`. No CSI name has a NUL."""
+    return f"\0{group} {volume}"
 
 
 def helper_name(volume: str) -> str:

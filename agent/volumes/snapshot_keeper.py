@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from functools import partial
 
 from agent.errors import QuarryError
 from agent.model import Snapshot, SnapshotPhase, Volume
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
+from agent.volumes.backlog import Backlog
 from agent.volumes.lineage import Lineage, is_made
 from agent.volumes.observed import Observed
 from agent.volumes.operations import Operations
@@ -19,8 +18,6 @@ from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.snapshots import guard_key
 
 log = logging.getLogger(__name__)
-
-RETRY_MIN_S, RETRY_MAX_S = 0.2, 30.0
 
 
 class SnapshotKeeper:
@@ -41,7 +38,8 @@ class SnapshotKeeper:
         self._reconciler = reconciler
         self._lineage = lineage
         self._operations = operations
-        self._task: asyncio.Task[None] | None = None
+        self._backlog = Backlog("snapshot", self._look_after)
+        lineage.look_after = self._backlog.add
 
     async def start(self) -> None:
         """Count what is stored, and begin to tidy up in the background."""
@@ -49,12 +47,10 @@ class SnapshotKeeper:
         self._lineage.load(snapshots, await self._store.list(Volume))
         for each in snapshots:
             self._ledger.reserve(each.meta.name, each.spec.disk, each.spec.size_bytes, each.spec.provisioning)
-        self._task = asyncio.create_task(self._run(), name="snapshot-keeper")
+        self._backlog.start()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._backlog.stop()
 
     async def brought_up(self, observed: Observed) -> None:
         """A target was read: before any volume is settled."""
@@ -70,11 +66,15 @@ class SnapshotKeeper:
                 ", ".join(orphans[:20]),
             )
 
-        await self._look_after(await self._changed(observed))
+        for name in await self._changed(observed):
+            try:
+                await self._look_after(name)
+            except QuarryError as error:
+                log.info("snapshot %s could not be judged: %s", name, error)
 
     async def audited(self, observed: Observed) -> None:
         """Have those looked at whose data are not as recorded, and all that are waiting to go."""
-        self._lineage.stir(*await self._changed(observed))
+        self._backlog.add(*await self._changed(observed))
         self._lineage.stir()
 
     async def _changed(self, observed: Observed) -> list[str]:
@@ -89,31 +89,8 @@ class SnapshotKeeper:
                 changed.append(each.meta.name)
         return changed
 
-    async def _run(self) -> None:
-        delay = RETRY_MIN_S
-        while True:
-            await self._lineage.stirred.wait()
-            again = await self._look_after(self._lineage.take_due())
-            if not again:
-                delay = RETRY_MIN_S
-                continue
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, RETRY_MAX_S)
-            self._lineage.stir(*again)
-
-    async def _look_after(self, names: list[str]) -> list[str]:
-        """Returns those to be tried again."""
-        again = []
-        for name in names:
-            try:
-                await self._operations.run(guard_key(name), partial(self._settle, name))
-            except QuarryError as error:
-                log.info("snapshot %s could not be looked after: %s", name, error)
-                again.append(name)
-            except Exception:  # the outermost loop: an error of ours must not stop the tidying
-                log.exception("snapshot %s could not be looked after", name)
-                again.append(name)
-        return again
+    async def _look_after(self, name: str) -> None:
+        await self._operations.run(guard_key(name), lambda: self._settle(name))
 
     async def _settle(self, name: str) -> None:
         snapshot = await self._store.get(Snapshot, name)

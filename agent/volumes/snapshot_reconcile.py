@@ -49,18 +49,22 @@ class SnapshotReconciler:
         An error other than Unavailable and DeadlineExceeded means that there is none. Raises ResourceExhausted when
         the pool refuses, Unavailable when the target is away or the filesystem did not stand still.
         """
-        await self._ready(snapshot)
+        await self.ready(snapshot)
         name, of = snapshot.meta.name, volume.meta.name
         async with self._lineage.lvols.hold(of):
-            seen = await self._read(snapshot)
+            seen = await self.read(snapshot)
             if seen is not None and volume.spec.attachments:
                 # Cut by a call that was cut off itself: writers may have been let go before it was carried out.
-                await self._uncut(snapshot, of)
+                await self.uncut(snapshot, of)
                 seen = None
             cut_at = snapshot.meta.created_at
             if seen is None:
-                cut_at, seen = await self._cut(snapshot, volume, quiesce)
+                cut_at, seen = await self._cut_still(snapshot, volume, quiesce)
             self._lineage.cut(of, name)
+        return await self.record(snapshot, seen, cut_at)
+
+    async def record(self, snapshot: Snapshot, seen: SnapshotSeen, cut_at: float) -> Snapshot:
+        """Write down that it was cut."""
         status = replace(
             snapshot.status,
             phase=SnapshotPhase.READY,
@@ -94,8 +98,8 @@ class SnapshotReconciler:
         elif snapshot.status.phase is SnapshotPhase.PENDING:
             return snapshot
         else:
-            await self._ready(snapshot)
-            status = _judged(snapshot, await self._read(snapshot))
+            await self.ready(snapshot)
+            status = _judged(snapshot, await self.read(snapshot))
         if status == snapshot.status:
             return snapshot
         return await self._store.update(replace(snapshot, status=status))
@@ -103,29 +107,32 @@ class SnapshotReconciler:
     def _name(self, snapshot: Snapshot) -> str:
         return f"{POOL_PREFIX}{snapshot.spec.disk}/{snapshot.meta.name}"
 
-    async def _ready(self, snapshot: Snapshot) -> None:
+    async def ready(self, snapshot: Snapshot) -> None:
+        """Return when its disk can be asked. Raises Unavailable."""
         await self._reconciler.ready()
         if self._ledger.pool(snapshot.spec.disk) is None:
             raise Unavailable(
                 f"disk {snapshot.spec.disk} of snapshot {snapshot.meta.name} is not ready; repeat the call when it is"
             )
 
-    async def _read(self, snapshot: Snapshot) -> SnapshotSeen | None:
+    async def read(self, snapshot: Snapshot) -> SnapshotSeen | None:
+        """Its lvol as it is now."""
         return snapshot_seen(await bdev.get(self._rpc, self._name(snapshot)))
 
-    async def _cut(self, snapshot: Snapshot, volume: Volume, quiesce: Quiesce) -> tuple[float, SnapshotSeen]:
+    async def _cut_still(self, snapshot: Snapshot, volume: Volume, quiesce: Quiesce) -> tuple[float, SnapshotSeen]:
         cut_at, seen = 0.0, None
         try:
             async with quiesce(volume):
                 cut_at = time.time()
-                seen = await self._cut_now(snapshot, volume)
+                seen = await self.cut(snapshot, volume)
         except QuarryError:
             if seen is not None:  # it was cut, but the filesystem did not stand still all the time
-                await self._uncut(snapshot, volume.meta.name)
+                await self.uncut(snapshot, volume.meta.name)
             raise
         return cut_at, seen
 
-    async def _cut_now(self, snapshot: Snapshot, volume: Volume) -> SnapshotSeen:
+    async def cut(self, snapshot: Snapshot, volume: Volume) -> SnapshotSeen:
+        """Cut it now, whatever is written meanwhile. The caller holds the volume's lvol."""
         source = f"{POOL_PREFIX}{snapshot.spec.disk}/{volume.meta.name}"
         for attempt in range(ATTEMPTS):
             try:
@@ -133,7 +140,7 @@ class SnapshotReconciler:
                 return SnapshotSeen(uuid, volume.status.size_bytes)
             except RpcError as error:
                 # The text of a refusal is no fact: the state tells what really happened.
-                if (seen := await self._read(snapshot)) is not None:
+                if (seen := await self.read(snapshot)) is not None:
                     return seen
                 if await bdev.get(self._rpc, source) is None:
                     raise FailedPrecondition(f"volume {volume.meta.name} has no data to take a snapshot of") from error
@@ -143,23 +150,23 @@ class SnapshotReconciler:
             await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
         raise Unavailable("not reached")
 
-    async def _uncut(self, snapshot: Snapshot, volume: str) -> None:
-        """Delete a snapshot that nobody was told of; the volume, its only clone, takes its data back."""
+    async def uncut(self, snapshot: Snapshot, volume: str) -> None:
+        """Delete one that nobody was told of, if it is there; the volume, its only clone, takes its data back."""
         try:
             await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
         except RpcError:
-            if await self._read(snapshot) is not None:
+            if await self.read(snapshot) is not None:
                 raise
         if self._lineage.parent_of(volume) == snapshot.meta.name:
             self._lineage.gone(snapshot.meta.name, volume)
 
     async def _remove(self, snapshot: Snapshot) -> str:
         """Delete the lvol; returns why it has to stay, empty when it is gone."""
-        await self._ready(snapshot)
+        await self.ready(snapshot)
         name = snapshot.meta.name
         async with self._lineage.lvols.hold(name):
             for _ in range(ATTEMPTS):
-                step = removal(await self._read(snapshot), self._lineage.waiting_for(name))
+                step = removal(await self.read(snapshot), self._lineage.waiting_for(name))
                 if isinstance(step, Gone):
                     return ""
                 if isinstance(step, Keep):
@@ -169,7 +176,7 @@ class SnapshotReconciler:
                 async with AsyncExitStack() as held:
                     for clone in sorted({*self._lineage.children_of(name), step.heir} - {""}):
                         await held.enter_async_context(self._lineage.lvols.hold(clone))
-                    if removal(await self._read(snapshot), self._lineage.waiting_for(name)) == step:
+                    if removal(await self.read(snapshot), self._lineage.waiting_for(name)) == step:
                         await self._delete(snapshot, step.heir)
         raise Busy(f"snapshot {name} is being changed; repeat the call")
 
@@ -177,7 +184,7 @@ class SnapshotReconciler:
         try:
             await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
         except RpcError as error:
-            if await self._read(snapshot) is not None:
+            if await self.read(snapshot) is not None:
                 return  # looked at anew
             log.error("the target let go of snapshot %s without freeing its data: %s", snapshot.meta.name, error)
         self._lineage.gone(snapshot.meta.name, heir)

@@ -6,25 +6,23 @@ a deleted snapshot that others still stand on is hidden and goes when it can.
 
 from __future__ import annotations
 
-import time
-
 from agent.errors import (
     AlreadyExists,
     Busy,
     DeadlineExceeded,
     FailedPrecondition,
+    InvalidArgument,
     NotFound,
     QuarryError,
-    ResourceExhausted,
     Unavailable,
 )
-from agent.model import Meta, Snapshot, SnapshotPhase, SnapshotSpec, Volume, VolumePhase
+from agent.model import Snapshot, SnapshotPhase, Volume
 from agent.store.interface import Store
-from agent.volumes.lineage import Lineage, is_made, is_visible
-from agent.volumes.names import clone_name, is_snapshot_id, is_volume_id, snapshot_id
+from agent.volumes.lineage import Lineage, is_visible
+from agent.volumes.names import clone_name, is_snapshot_id, snapshot_id
 from agent.volumes.operations import Operations
-from agent.volumes.placement import Ledger
 from agent.volumes.snapshot_reconcile import Quiesce, SnapshotReconciler
+from agent.volumes.snapshot_records import SnapshotRecords
 
 _KEY_LENGTH = len(snapshot_id(""))
 
@@ -35,14 +33,14 @@ class SnapshotService:
     def __init__(
         self,
         store: Store,
-        ledger: Ledger,
+        records: SnapshotRecords,
         reconciler: SnapshotReconciler,
         lineage: Lineage,
         operations: Operations,
         quiesce: Quiesce,
     ) -> None:
         self._store = store
-        self._ledger = ledger
+        self._records = records
         self._reconciler = reconciler
         self._lineage = lineage
         self._operations = operations
@@ -83,31 +81,19 @@ class SnapshotService:
         """The snapshot, with its data. Raises NotFound, FailedPrecondition when its data are gone."""
         return _usable(await self.get(name))
 
-    async def source(self, volume_id: str) -> Volume:
-        """The volume, which has data. Raises NotFound, FailedPrecondition, Unavailable."""
-        volume = await self._store.get(Volume, volume_id) if is_volume_id(volume_id) else None
-        if volume is None or volume.meta.deleting:
-            raise NotFound("volume", volume_id)
-        if volume.status.phase is VolumePhase.FAILED:
-            raise FailedPrecondition(f"volume {volume_id} has failed: {volume.status.message}")
-        if not is_made(volume):
-            raise Unavailable(f"volume {volume_id} is still being created; repeat the call when it is")
-        return volume
-
     async def take_for_clone(self, volume_id: str, clone: str) -> Snapshot:
         """An internal snapshot of the volume, of which `clone` is to be made. The caller holds the guard of `clone`."""
         name = clone_name(clone)
         existing = await self._live(name)
         if existing is not None and existing.spec.volume != volume_id:
-            # Left by an earlier attempt at another clone of this name.
-            await self._reconciler.hide(existing)
+            # Left by an earlier attempt at another clone of this name; it is tidied up by itself.
             self._lineage.stir(existing.meta.name)
             existing = None
         if existing is not None and existing.status.phase is SnapshotPhase.READY:
             return existing
         async with self._operations.guard.hold(volume_id):
-            volume = await self.source(volume_id)
-            return await self._take(existing or await self._record(name, volume, clone), volume)
+            volume = await self._records.source(volume_id)
+            return await self._take(existing or await self._records.add(name, volume, owner=clone), volume)
 
     # --- inside ----------------------------------------------------------------------------------------------
 
@@ -118,38 +104,13 @@ class SnapshotService:
         if existing is not None and existing.status.phase is not SnapshotPhase.PENDING:
             return _usable(existing)
         async with self._operations.guard.hold(volume_id):
-            volume = await self.source(volume_id)
-            snapshot = existing or await self._record(name, volume)
+            volume = await self._records.source(volume_id)
+            snapshot = existing or await self._records.add(name, volume)
             return await self._take(snapshot, volume)
 
     async def _live(self, csi_name: str) -> Snapshot | None:
         found = self._lineage.live(csi_name)
         return await self._store.get(Snapshot, found) if found else None
-
-    async def _record(self, csi_name: str, volume: Volume, owner: str = "") -> Snapshot:
-        """Count the snapshot on the volume's disk and write it down."""
-        place, size, kind = volume.spec.placement[0], volume.spec.size_bytes, volume.spec.provisioning
-        pool = self._ledger.pool(place.disk)
-        if pool is None:
-            raise Unavailable(
-                f"disk {place.disk} of volume {volume.meta.name} is not ready; repeat the call when it is"
-            )
-        self._ledger.require_space(place.disk)
-        if size > self._ledger.room(pool, kind):
-            raise ResourceExhausted(
-                f"disk {place.disk} has no room for a snapshot of volume {volume.meta.name}: it counts as a {kind} "
-                f"volume of {size} bytes, and {self._ledger.room(pool, kind)} are left"
-            )
-        name = self._lineage.free_id(csi_name)
-        self._ledger.reserve(name, place.disk, size, kind)
-        spec = SnapshotSpec(csi_name, volume.meta.name, place.node, place.disk, size, kind, owner)
-        try:
-            snapshot = await self._store.create(Snapshot(Meta(name, created_at=time.time()), spec))
-        except BaseException:
-            self._ledger.release(name)
-            raise
-        self._lineage.add(snapshot)
-        return snapshot
 
     async def _take(self, snapshot: Snapshot, volume: Volume) -> Snapshot:
         try:
@@ -165,6 +126,10 @@ class SnapshotService:
         snapshot = await self._store.get(Snapshot, name)
         if snapshot is None or snapshot.spec.owner:
             return
+        if snapshot.spec.group and not snapshot.meta.deleting:
+            raise InvalidArgument(
+                "snapshot_id", f"{name} is of group {snapshot.spec.group}", "delete it with DeleteVolumeGroupSnapshot"
+            )
         snapshot = await self._reconciler.hide(snapshot)
         try:
             await self._reconciler.settle(snapshot)

@@ -16,16 +16,20 @@ from agent.store.interface import Store
 from agent.volumes.lineage import Lineage
 from agent.volumes.placement import Ledger, choose
 from agent.volumes.requests import CreateVolume
+from agent.volumes.snapshot_records import SnapshotRecords
 from agent.volumes.snapshots import SnapshotService
 
 
 class Sources:
     """Completes requests that name a source."""
 
-    def __init__(self, store: Store, ledger: Ledger, snapshots: SnapshotService, lineage: Lineage) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, snapshots: SnapshotService, records: SnapshotRecords, lineage: Lineage
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._snapshots = snapshots
+        self._records = records
         self._lineage = lineage
 
     @asynccontextmanager
@@ -47,7 +51,7 @@ class Sources:
 
     async def _complete(self, volume: str, request: CreateVolume, source: VolumeSource) -> tuple[CreateVolume, str]:
         if source.kind is SourceKind.VOLUME:
-            of = await self._snapshots.source(source.id)
+            of = await self._records.source(source.id)
             request = self._placed(request, of.spec.placement[0].disk, of.status.size_bytes)
             snapshot = await self._snapshots.take_for_clone(source.id, volume)
             self._lineage.expect(volume, snapshot.meta.name)

@@ -12,7 +12,7 @@ from agent.csi.client import CsiClient
 from agent.csi.server import build_server
 from agent.model import Meta, StorageNode, StorageNodeStatus
 
-from .fake_snapshots import MemorySnapshots
+from .fake_snapshots import MemoryGroups, MemorySnapshots
 from .fakes import MemoryNode, MemoryVolumes
 
 THIS = StorageNode(Meta("node-a"), status=StorageNodeStatus(zone="rack-1", max_volumes=7))
@@ -42,7 +42,7 @@ async def driver(short_dir: Path) -> AsyncIterator[Driver]:
     endpoint = f"unix://{short_dir}/csi.sock"
     volumes, node = MemoryVolumes(), MemoryNode()
     snapshots = MemorySnapshots(volumes)
-    server = build_server(volumes, snapshots, node, THIS, endpoint)
+    server = build_server(volumes, snapshots, MemoryGroups(snapshots), node, THIS, endpoint)
     await server.start()
     async with CsiClient(endpoint, timeout_s=10) as client:
         yield Driver(endpoint, short_dir / "csi.sock", volumes, node, client)

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from agent import errors
-from agent.model import Meta, Snapshot, SnapshotPhase, SnapshotSpec, SnapshotStatus
-from agent.volumes.names import snapshot_id
+from agent.csi.ports import Members
+from agent.model import (
+    Meta,
+    Snapshot,
+    SnapshotGroup,
+    SnapshotGroupSpec,
+    SnapshotGroupStatus,
+    SnapshotPhase,
+    SnapshotSpec,
+    SnapshotStatus,
+)
+from agent.volumes.names import group_id, snapshot_id
 
 from .fakes import MemoryVolumes
 
@@ -40,3 +53,37 @@ class MemorySnapshots:
     async def list(self, volume: str) -> list[Snapshot]:
         found = [each for each in self._snapshots.values() if volume in ("", each.spec.volume)]
         return sorted(found, key=lambda each: each.meta.name)
+
+
+class MemoryGroups:
+    """Groups of `snapshots`."""
+
+    def __init__(self, snapshots: MemorySnapshots) -> None:
+        self._snapshots = snapshots
+        self._groups: dict[str, Members] = {}
+
+    async def create(self, name: str, volumes: Sequence[str]) -> Members:
+        found = self._groups.get(group_id(name))
+        if found is not None and set(found.group.spec.volumes) != set(volumes):
+            raise errors.AlreadyExists("group snapshot", name, "of other volumes")
+        if found is None:
+            taken = [await self._snapshots.create(f"{name} {volume}", volume) for volume in volumes]
+            ids = tuple(each.meta.name for each in taken)
+            status = SnapshotGroupStatus(SnapshotPhase.READY, taken[0].status.created_at)
+            group = SnapshotGroup(Meta(group_id(name), 1), SnapshotGroupSpec(name, tuple(volumes), ids), status)
+            members = tuple(replace(each, spec=replace(each.spec, group=group.meta.name)) for each in taken)
+            found = self._groups[group.meta.name] = Members(group, members)
+        return found
+
+    async def delete(self, group: str, snapshots: Sequence[str]) -> None:
+        if group in self._groups:
+            await self.get(group, snapshots)
+            for name in self._groups.pop(group).group.spec.snapshots:
+                await self._snapshots.delete(name)
+
+    async def get(self, group: str, snapshots: Sequence[str]) -> Members:
+        if group not in self._groups:
+            raise errors.NotFound("group snapshot", group)
+        if snapshots and set(snapshots) != set(self._groups[group].group.spec.snapshots):
+            raise errors.InvalidArgument("snapshot_ids", "not those of the group")
+        return self._groups[group]

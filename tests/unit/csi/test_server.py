@@ -20,7 +20,7 @@ from agent.csi.server import CsiServer, build_server
 from agent.model import TargetState
 
 from .conftest import THIS, Driver
-from .fake_snapshots import MemorySnapshots
+from .fake_snapshots import MemoryGroups, MemorySnapshots
 from .fakes import MemoryNode, MemoryVolumes
 
 GIB = 1 << 30
@@ -28,7 +28,8 @@ GIB = 1 << 30
 
 def new_server(endpoint: str) -> CsiServer:
     volumes = MemoryVolumes()
-    return build_server(volumes, MemorySnapshots(volumes), MemoryNode(), THIS, endpoint)
+    snapshots = MemorySnapshots(volumes)
+    return build_server(volumes, snapshots, MemoryGroups(snapshots), MemoryNode(), THIS, endpoint)
 
 
 # --- Identity ----------------------------------------------------------------------------------------------------
@@ -41,7 +42,8 @@ async def test_identity(driver: Driver) -> None:
     answer = await driver.client.plugin_capabilities()
     kinds = [each.service.type for each in answer.capabilities if each.HasField("service")]
     service = csi.PluginCapability.Service
-    assert kinds == [service.CONTROLLER_SERVICE, service.VOLUME_ACCESSIBILITY_CONSTRAINTS]
+    expected = [service.CONTROLLER_SERVICE, service.VOLUME_ACCESSIBILITY_CONSTRAINTS, service.GROUP_CONTROLLER_SERVICE]
+    assert kinds == expected
     expansion = [each.volume_expansion.type for each in answer.capabilities if each.HasField("volume_expansion")]
     assert expansion == [csi.PluginCapability.VolumeExpansion.ONLINE]
 
@@ -176,7 +178,8 @@ async def test_cancellation_reaches_the_domain(driver: Driver) -> None:
 async def test_stop_lets_calls_in_flight_end(short_dir: Path) -> None:
     endpoint = f"unix://{short_dir}/s"
     volumes = MemoryVolumes()
-    server = build_server(volumes, MemorySnapshots(volumes), MemoryNode(), THIS, endpoint)
+    snapshots = MemorySnapshots(volumes)
+    server = build_server(volumes, snapshots, MemoryGroups(snapshots), MemoryNode(), THIS, endpoint)
     await server.start()
     async with CsiClient(endpoint) as client:
         volumes.gate.clear()

@@ -1,0 +1,49 @@
+"""Keeps groups of snapshots right in the background: those that a crash cut off, and deletions that it did."""
+
+from __future__ import annotations
+
+import logging
+
+from agent.errors import QuarryError
+from agent.model import SnapshotGroup, SnapshotPhase
+from agent.store.interface import Store
+from agent.volumes.backlog import Backlog
+from agent.volumes.groups import GroupService
+from agent.volumes.observed import Observed
+
+log = logging.getLogger(__name__)
+
+
+class GroupKeeper:
+    """A companion of the target's keeper (agent.volumes.bringup)."""
+
+    def __init__(self, store: Store, groups: GroupService) -> None:
+        self._store = store
+        self._groups = groups
+        self._backlog = Backlog("group snapshot", groups.tidy)
+
+    async def start(self) -> None:
+        self._backlog.start()
+
+    async def stop(self) -> None:
+        await self._backlog.stop()
+
+    async def brought_up(self, observed: Observed) -> None:
+        """Hosts first: they may have been held back since the agent was killed."""
+        for group in await self._store.list(SnapshotGroup):
+            if group.status.phase is not SnapshotPhase.PENDING:
+                continue
+            try:
+                await self._groups.resume(group)
+            except QuarryError as error:
+                log.warning("hosts of group snapshot %s may still be held back: %s", group.meta.name, error)
+
+    async def audited(self, observed: Observed) -> None:
+        """Have those looked after that nobody is working on."""
+        self._backlog.add(
+            *(
+                each.meta.name
+                for each in await self._store.list(SnapshotGroup)
+                if each.meta.deleting or each.status.phase is SnapshotPhase.PENDING
+            )
+        )
