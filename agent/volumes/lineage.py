@@ -53,7 +53,9 @@ class Lineage:
         return tuple(sorted(self._children.get(lvol, ())))
 
     def cut(self, lvol: str, snapshot: str) -> None:
-        """`snapshot` was taken of `lvol`, and is now between it and what it stood on."""
+        """`snapshot` was taken of `lvol`, and is now between it and what it stood on. May be told again."""
+        if self.parent_of(lvol) == snapshot:
+            return
         self.put_on(snapshot, self.parent_of(lvol))
         self._stand(lvol, snapshot)
 

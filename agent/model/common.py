@@ -1,0 +1,81 @@
+"""What all resources share: their metadata and conditions, the words of the domain, names of what is ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+NQN_PREFIX = "nqn.2026-11.storage.quarry"
+"""Prefix of every subsystem we own; nothing else is ever deleted."""
+
+POOL_PREFIX = "quarry-"
+"""Prefix of every lvstore we own: `quarry-<disk id>`."""
+
+LVOL_NAME_MAX = 63
+"""SPDK_LVOL_NAME_MAX is 64 with the terminating NUL (measured: 63 accepted, 64 answers -22)."""
+
+
+class Tier(StrEnum):
+    NVME = "nvme"
+    SSD = "ssd"
+    HDD = "hdd"
+
+
+class Provisioning(StrEnum):
+    THIN = "thin"
+    THICK = "thick"
+
+
+class Frontend(StrEnum):
+    """How a host sees a volume as a block device."""
+
+    NVME_TCP = "nvme-tcp"
+    UBLK = "ublk"
+    LOOP = "loop"
+
+    @property
+    def is_local(self) -> bool:
+        """Only the node that has the data can attach it."""
+        return self is not Frontend.NVME_TCP
+
+
+class AccessMode(StrEnum):
+    """CSI access modes by their Kubernetes short names."""
+
+    RWO = "ReadWriteOnce"
+    RWOP = "ReadWriteOncePod"
+    ROX = "ReadOnlyMany"
+    RWX = "ReadWriteMany"
+    """Raw block only: a filesystem of ours knows of one machine that writes."""
+    ONE_WRITER = "OneWriterManyReaders"
+    """CSI's MULTI_NODE_SINGLE_WRITER, which Kubernetes has no name for. Raw block only."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Only for raw block devices: others may write beside the one who has it."""
+        return self in (AccessMode.RWX, AccessMode.ONE_WRITER)
+
+
+class ConditionStatus(StrEnum):
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What every resource carries. `version` is the store's resource version (0: never stored)."""
+
+    name: str
+    version: int = 0
+    created_at: float = 0.0
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    type: str
+    status: ConditionStatus
+    reason: str = ""
+    message: str = ""
+    changed_at: float = 0.0

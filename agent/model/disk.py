@@ -1,0 +1,89 @@
+"""Disk: a block device or file, and the pool on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from agent.model.common import POOL_PREFIX, Condition, Meta, Tier
+
+
+class DiskPhase(StrEnum):
+    AVAILABLE = "Available"
+    INELIGIBLE = "Ineligible"
+    FORMATTING = "Formatting"
+    """Cleared as blank, pool creation begun: a crash here may leave half a label that is ours to overwrite."""
+    READY = "Ready"
+    FAILED = "Failed"
+    MISSING = "Missing"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """An lvstore as it was recorded last; what is free now the placement ledger knows."""
+
+    uuid: str = ""
+    size_bytes: int = 0
+    free_bytes: int = 0
+    cluster_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSpec:
+    claimed: bool = False
+    tier_override: Tier | None = None
+    driver: str = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class DiskStatus:
+    node: str = ""
+    path: str = ""
+    links: tuple[str, ...] = ()
+    serial: str = ""
+    wwid: str = ""
+    model: str = ""
+    transport: str = ""
+    rotational: bool | None = None
+    size_bytes: int = 0
+    block_bytes: int = 0
+    """Logical block size: the unit of reading and writing."""
+    physical_block_bytes: int = 0
+    firmware: str = ""
+    numa_node: int | None = None
+    pci_addresses: tuple[str, ...] = ()
+    """Of its controllers: one, or more when there are several paths."""
+    partitions: tuple[str, ...] = ()
+    """Kernel names, as in `holders`: they are of now and may be of another disk after a reboot."""
+    holders: tuple[str, ...] = ()
+    """What the kernel has built on it: volumes, RAID, encryption."""
+    mount_points: tuple[str, ...] = ()
+    """Also of what is built on it; the first few."""
+    signatures: tuple[str, ...] = ()
+    """What lies on it, in words. Empty: nothing, if it is eligible, else nothing known."""
+    disk_sequence: int = 0
+    """The kernel's DISKSEQ: never used again while the machine runs, unlike the name. 0: not known."""
+    tier: Tier = Tier.SSD
+    eligible: bool = False
+    reasons: tuple[str, ...] = ()
+    phase: DiskPhase = DiskPhase.AVAILABLE
+    message: str = ""
+    pool: PoolStatus = field(default_factory=PoolStatus)
+    conditions: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    meta: Meta
+    spec: DiskSpec = field(default_factory=DiskSpec)
+    status: DiskStatus = field(default_factory=DiskStatus)
+
+    @property
+    def bdev_name(self) -> str:
+        """Name of the base bdev in the target."""
+        return f"disk-{self.meta.name}"
+
+    @property
+    def pool_name(self) -> str:
+        """Name of the lvstore on it."""
+        return POOL_PREFIX + self.meta.name
