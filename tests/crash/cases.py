@@ -154,6 +154,14 @@ async def expand(trial: Trial) -> None:
     assert grown.capacity_bytes == trial.size_bytes
 
 
+async def modify(trial: Trial) -> None:
+    await trial.csi.modify(trial.volume, {"iops": "2000", "writeBandwidth": "100Mi"})
+
+
+async def unlimit(trial: Trial) -> None:
+    await trial.csi.modify(trial.volume, {"iops": "0", "writeBandwidth": "0"})
+
+
 # --- Snapshots and copies --------------------------------------------------------------------------------------------
 
 
@@ -317,6 +325,10 @@ CASES = (
     Case("publish again", (create, write_block, unpublish), publish, unpublish, CLOSED, read_block),
     Case("expand", (create,), expand, None, CLOSED),
     Case("expand in use", (create, write_block), expand, None, CLOSED, read_block),
+    Case("modify", (create,), modify, unlimit, CLOSED, read_blank, crosses=("commit",)),
+    Case("modify in use", (create, write_block), modify, unlimit, CLOSED, read_block),
+    Case("modify after use", (create, write_block, modify, unpublish), unlimit, modify, CLOSED, read_block),
+    Case("publish a limited volume", (create, modify), publish, None, CLOSED, read_blank),
     Case("snapshot", WRITTEN, snapshot, delete_snapshot, COPIES, read_block),
     Case("snapshot a closed volume", (*WRITTEN, unpublish), snapshot, delete_snapshot, COPIES, read_block),
     Case("delete a snapshot", (*WRITTEN, snapshot, overwrite_block), delete_snapshot, None, COPIES),

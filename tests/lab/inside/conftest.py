@@ -121,8 +121,10 @@ async def pod(node: Node, client: CsiClient) -> AsyncIterator[MakePod]:
         size_bytes: int = 64 * MIB,
         frontend: str = "nvme-tcp",
         source: csi.VolumeContentSource | None = None,
+        parameters: dict[str, str] | None = None,
     ) -> Pod:
         pod = Pod(node, client, f"v{next(_numbers)}", fs_type=fs_type, size_bytes=size_bytes, frontend=frontend)
+        pod.parameters |= parameters or {}
         made.append(pod)
         await pod.start(source)
         return pod

@@ -159,6 +159,7 @@ class Pod:
         self.name = name
         self.size_bytes = size_bytes
         self.frontend = frontend
+        self.parameters = {"frontend": frontend}
         self.block = not fs_type
         self.fs_type = fs_type or "ext4"
         self.staging = node.pods / name / "staging"
@@ -171,7 +172,7 @@ class Pod:
         self.volume_id = await self.client.create_volume(
             self.name,
             self.size_bytes,
-            {"frontend": self.frontend},
+            self.parameters,
             block=self.block,
             fs_type=self.fs_type,
             source=source,
