@@ -25,6 +25,7 @@ from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
 from agent.store.local import LocalStore, open_local
+from agent.volumes.access import FILE, FileAccess
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
 from agent.volumes.group_keeper import GroupKeeper
@@ -109,7 +110,7 @@ class Standalone:
         listener = Listener(settings.nvmf_address, settings.nvmf_port)
         lineage, operations = Lineage(), Operations(guard)
         reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener, lineage)
-        pools = Pools(self.rpc, store, ledger, node, settings.pool)
+        pools = Pools(self.rpc, store, ledger, node, settings.pool, {FILE: FileAccess(self.rpc)})
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
         frontends = self._frontends(node, reconciler)
         sources = self._snapshot_side(store, ledger, reconciler, lineage, operations, frontends)

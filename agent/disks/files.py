@@ -15,6 +15,9 @@ from agent.model import Disk, DiskSpec, DiskStatus, Meta
 BLOCK_BYTES = 4096
 """Logical block size of file disks: that of every file system they lie on, and of direct I/O."""
 
+TRANSPORT = "file"
+"""`Disk.status.transport` of a file disk."""
+
 MIN_BYTES = 64 * 1024 * 1024
 SCAN_BYTES = 1024 * 1024
 
@@ -45,7 +48,7 @@ def prepare(disk: FileDisk, node: str) -> Disk:
             node=node,
             path=str(disk.path.resolve()),
             model="regular file",
-            transport="file",
+            transport=TRANSPORT,
             size_bytes=size,
             block_bytes=BLOCK_BYTES,
             tier=disk.tier,

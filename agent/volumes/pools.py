@@ -9,23 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from agent.config import PoolSettings
-from agent.disks import files
 from agent.errors import FailedPrecondition, QuarryError, RpcError, TransportClosed, Unavailable
 from agent.model import Condition, ConditionStatus, Disk, DiskPhase, PoolStatus, StorageNode
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
+from agent.volumes.access import LOAD_TIMEOUT_S, DiskAccess, kind
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.space import Space, describe
 
 log = logging.getLogger(__name__)
-
-LOAD_TIMEOUT_S = 600.0
-"""How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
 
 SPACE_LOW = "SpaceLow"
 """Condition of a Disk: its pool is short of space; the reason is the name of agent.volumes.space.Space."""
@@ -34,15 +31,24 @@ _TIB = 1 << 40
 
 
 class Pools:
-    """Ensures pools and tells the ledger what they have."""
+    """Ensures pools and tells the ledger what they have. `access` is how disks of each `access.kind` are reached."""
 
-    def __init__(self, rpc: Rpc, store: Store, ledger: Ledger, node: StorageNode, settings: PoolSettings) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        store: Store,
+        ledger: Ledger,
+        node: StorageNode,
+        settings: PoolSettings,
+        access: Mapping[str, DiskAccess],
+    ) -> None:
         self._rpc = rpc
         self._store = store
         self._ledger = ledger
         self._node = node.meta.name
         self._zone = node.status.zone
         self._settings = settings
+        self._access = access
         self._refreshing = asyncio.Lock()
 
     async def ensure_all(self) -> list[Disk]:
@@ -81,14 +87,18 @@ class Pools:
 
     async def _ensure_base(self, disk: Disk) -> tuple[Disk, QuarryError | None]:
         try:
-            if await bdev.get(self._rpc, disk.bdev_name) is None:
-                await bdev.aio_create(
-                    self._rpc, disk.bdev_name, disk.status.path, disk.status.block_bytes, timeout_s=LOAD_TIMEOUT_S
-                )
-        except RpcError as error:
-            if await bdev.get(self._rpc, disk.bdev_name) is None:
-                return disk, error
+            await self._reach(disk).attach(disk)
+        except TransportClosed:
+            raise
+        except QuarryError as error:
+            return disk, error
         return disk, None
+
+    def _reach(self, disk: Disk) -> DiskAccess:
+        access = self._access.get(kind(disk))
+        if access is None:
+            raise FailedPrecondition(f"disk {disk.meta.name}: this agent has no driver {disk.spec.driver!r}")
+        return access
 
     async def _ensure_pool(self, disk: Disk) -> Disk | None:
         try:
@@ -114,7 +124,7 @@ class Pools:
 
     async def _create_pool(self, disk: Disk) -> None:
         if disk.status.phase is not DiskPhase.FORMATTING:
-            await asyncio.to_thread(files.require_blank, Path(disk.status.path))
+            await self._reach(disk).require_blank(disk)
             formatting = replace(disk, status=replace(disk.status, phase=DiskPhase.FORMATTING, message=""))
             disk = await self._store.update(formatting)
         log.info("creating pool %s on %s", disk.pool_name, disk.status.path)

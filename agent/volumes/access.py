@@ -1,0 +1,78 @@
+"""How the target reaches a disk: the base bdev under its pool. One implementation for each kind of disk and driver."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol
+
+from agent.disks import files
+from agent.errors import RpcError
+from agent.model import Disk
+from agent.spdk import bdev
+from agent.spdk.client import Rpc
+
+LOAD_TIMEOUT_S = 600.0
+"""How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
+
+FILE, KERNEL = "file", "kernel"
+
+
+class DiskAccess(Protocol):
+    """One way to reach disks. Everything can be repeated; raises QuarryError with what a person can do about it."""
+
+    async def attach(self, disk: Disk) -> None:
+        """Ensure the bdev `disk.bdev_name` over this very disk, with the size that the disk has now.
+
+        The target loads a pool that lies there, and so writes to it: refused (FailedPrecondition) for a disk that is
+        neither blank nor carries its own pool. Returns before the pool is loaded (`bdev.wait_for_examine`).
+        """
+        ...
+
+    async def require_blank(self, disk: Disk) -> None:
+        """Raise FailedPrecondition unless nothing lies on the disk. Called immediately before a pool is made on it."""
+        ...
+
+    async def detach(self, disk: Disk) -> None:
+        """Take the bdev away, its pool and volumes with it; the data stay. Also of a disk that is gone."""
+        ...
+
+    async def wipe(self, disk: Disk) -> None:
+        """Make a detached disk blank that carries nothing but its own, empty pool."""
+        ...
+
+
+def kind(disk: Disk) -> str:
+    """Which access a disk needs: `file`, or its driver."""
+    return FILE if disk.status.transport == files.TRANSPORT else disk.spec.driver
+
+
+class FileAccess:
+    """Regular files, by Linux AIO."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+
+    async def attach(self, disk: Disk) -> None:
+        if await bdev.get(self._rpc, disk.bdev_name) is not None:
+            return
+        try:
+            await bdev.aio_create(
+                self._rpc, disk.bdev_name, disk.status.path, disk.status.block_bytes, timeout_s=LOAD_TIMEOUT_S
+            )
+        except RpcError:
+            if await bdev.get(self._rpc, disk.bdev_name) is None:
+                raise
+
+    async def require_blank(self, disk: Disk) -> None:
+        await asyncio.to_thread(files.require_blank, Path(disk.status.path))
+
+    async def detach(self, disk: Disk) -> None:
+        try:
+            await bdev.aio_delete(self._rpc, disk.bdev_name)
+        except RpcError:
+            if await bdev.get(self._rpc, disk.bdev_name) is not None:
+                raise
+
+    async def wipe(self, disk: Disk) -> None:
+        """A file is not given back: who no longer needs it removes it."""
