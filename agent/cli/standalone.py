@@ -59,12 +59,11 @@ def standalone(log_level: str | None, log_format: str | None, config: Path | Non
     # gRPC's older listener hands calls over in one thread fewer: a fifth of its CPU time (measured with 1.85). The name
     # of an experiment that a later gRPC no longer knows is ignored. Read when gRPC starts.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
-    import asyncio
-
     from agent.config import load_settings
 
     settings = load_settings(config, **flags)
     configure_logs(log_level or settings.log.level, log_format or settings.log.format)
     from agent.daemon import Standalone
+    from agent.host.event_loop import run
 
-    asyncio.run(Standalone(settings).run_until_signal())
+    run(Standalone(settings).run_until_signal())

@@ -11,7 +11,7 @@ import grpc.aio
 from agent.csi.client import CsiClient
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.host import process
+from agent.host import event_loop, process
 
 PROGRAMS = 160
 
@@ -23,7 +23,7 @@ class Identity(csi_pb2_grpc.IdentityServicer):
 
 def test_neither_disturbs_the_other(tmp_path: Path) -> None:
     """A program that did not start, or a call that was cut off, raises; a loop that stands still ends by timeout."""
-    calls = asyncio.run(both(f"unix://{tmp_path}/s.sock"))
+    calls = event_loop.run(both(f"unix://{tmp_path}/s.sock"))
     assert calls
 
 

@@ -143,6 +143,9 @@ class Campaign:
             request = lifecycle.create_snapshot(name)
             made = await call("Controller/CreateSnapshot", request)
             self.scene.snapshot_ids[request.name] = made.snapshot.snapshot_id
+        for name in self.scene.group_names:
+            group = await self.patient.client.create_group(name, list(self.scene.ids.values())[:2])
+            self.scene.group_ids[name] = group.group_snapshot_id
         page = await self.patient.client.list_volumes(1)
         self.scene.tokens.append(page.next_token)
         await self.tidy()
@@ -172,8 +175,11 @@ class Campaign:
                 await self._unstage(volume, staging)
             await client.call("unpublish", volume)
             await client.call("delete_volume", volume)
-        for entry in (await client.call("list_snapshots")).entries:
-            await client.call("delete_snapshot", entry.snapshot.snapshot_id)
+        snapshots = [entry.snapshot for entry in (await client.call("list_snapshots")).entries]
+        for group in sorted({each.group_snapshot_id for each in snapshots} - {""}):
+            await client.call("delete_group", group, [])
+        for each in snapshots:
+            await client.call("delete_snapshot", each.snapshot_id)
 
     # --- inside ----------------------------------------------------------------------------------------------
 

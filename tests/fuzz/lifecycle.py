@@ -48,6 +48,8 @@ class Scene:
     snapshot_names: tuple[str, ...] = ("snap-1", "snap-2", "ünïcödé ☃")
     ids: dict[str, str] = field(default_factory=dict)
     snapshot_ids: dict[str, str] = field(default_factory=dict)
+    group_names: tuple[str, ...] = ("group-1", "group-2")
+    group_ids: dict[str, str] = field(default_factory=dict)
     tokens: list[str] = field(default_factory=list)
 
     @property
@@ -89,7 +91,8 @@ class Scene:
                 "_ids": ids,
                 "node_id": [NODE, "no-such-node"],
                 "snapshot_id": [*self.snapshot_ids.values(), "snap-" + "0" * 32, "no-such-snapshot"],
-                "name": [*self.names, *self.snapshot_names],
+                "group_snapshot_id": [*self.group_ids.values(), "group-" + "0" * 32, "no-such-group"],
+                "name": [*self.names, *self.snapshot_names, *self.group_names],
                 "_path": [*self.staging, *self.targets, *self.staging, *self.targets, *elsewhere],
                 "starting_token": [*self.tokens, "after:", "after:vol-"],
                 "fs_type": ["ext4", "xfs", "btrfs", "vfat"],
@@ -146,10 +149,14 @@ class Lifecycle:
             "Controller/GetCapacity": self._capacity,
             "Controller/ControllerExpandVolume": self._expand,
             "Controller/ControllerGetVolume": self._get,
+            "Controller/ControllerModifyVolume": self._modify,
             "Controller/CreateSnapshot": self.create_snapshot,
             "Controller/DeleteSnapshot": self._delete_snapshot,
             "Controller/ListSnapshots": self._list_snapshots,
             "Controller/GetSnapshot": self._get_snapshot,
+            "GroupController/CreateVolumeGroupSnapshot": self._create_group,
+            "GroupController/DeleteVolumeGroupSnapshot": self._delete_group,
+            "GroupController/GetVolumeGroupSnapshot": self._get_group,
             "Node/NodeStageVolume": self._stage,
             "Node/NodeUnstageVolume": self._unstage,
             "Node/NodePublishVolume": self._node_publish,
@@ -267,6 +274,30 @@ class Lifecycle:
 
     def _get_snapshot(self, name: str) -> Message:
         return csi.GetSnapshotRequest(snapshot_id=self._snapshot_id(name), secrets=SECRETS)
+
+    def _modify(self, name: str) -> Message:
+        key = self._rng.choice(("iops", "bandwidth", "readBandwidth", "writeBandwidth"))
+        value = self._rng.choice(("0", "1000", "2000") if key == "iops" else ("0", "10Mi", "1Gi"))
+        return csi.ControllerModifyVolumeRequest(
+            volume_id=self._id(name), mutable_parameters={key: value}, secrets=SECRETS
+        )
+
+    def _group(self, name: str) -> str:
+        names = self._scene.group_names
+        return names[self._scene.names.index(name) % len(names)]
+
+    def _group_id(self, name: str) -> str:
+        return self._scene.group_ids.get(self._group(name), "group-" + "1" * 32)
+
+    def _create_group(self, name: str) -> Message:
+        volumes = list(dict.fromkeys((self._id(name), self._id(self._rng.choice(self._scene.names)))))
+        return csi.CreateVolumeGroupSnapshotRequest(name=self._group(name), source_volume_ids=volumes, secrets=SECRETS)
+
+    def _delete_group(self, name: str) -> Message:
+        return csi.DeleteVolumeGroupSnapshotRequest(group_snapshot_id=self._group_id(name), secrets=SECRETS)
+
+    def _get_group(self, name: str) -> Message:
+        return csi.GetVolumeGroupSnapshotRequest(group_snapshot_id=self._group_id(name), secrets=SECRETS)
 
     def _stage(self, name: str) -> Message:
         return csi.NodeStageVolumeRequest(
