@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from agent.errors import QuarryError
+from agent.errors import Busy, QuarryError
 from agent.model import SnapshotGroup, SnapshotPhase
 from agent.store.interface import Store
 from agent.volumes.backlog import Backlog
@@ -35,6 +35,8 @@ class GroupKeeper:
                 continue
             try:
                 await self._groups.resume(group)
+            except Busy:
+                continue  # a caller is back already: the first thing it does is to let them go on
             except QuarryError as error:
                 log.warning("hosts of group snapshot %s may still be held back: %s", group.meta.name, error)
 

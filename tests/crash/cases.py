@@ -7,119 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
-from agent.csi.client import CsiClient, from_snapshot, from_volume
+from agent.csi.client import from_snapshot, from_volume
 from agent.csi.pb import csi_pb2 as csi
 from agent.nvmf import initiator
-from agent.volumes.names import clone_name, snapshot_id, volume_id
+from agent.volumes.names import group_id, snapshot_id, volume_id
 
 from .machine import NODE
-from .subject import TICK_S, Subject, again, ready
+from .subject import TICK_S, again, ready
+from .trial import Call, Case, Trial
 
 MIB = 1 << 20
 XFS_BYTES = 304 * MIB
 """mkfs.xfs takes no less than 300 MiB."""
 
 PATTERN = b"quarry: what was written stays" + bytes(4066)
-
-
-@dataclass
-class Trial:
-    """One volume's way through one case, over several lives of the agent."""
-
-    subject: Subject
-    case: Case
-    number: int
-    csi: CsiClient = field(init=False)
-    """Of the agent that lives now."""
-    written: bool = False
-    size_bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.size_bytes = self.case.size_bytes
-
-    @property
-    def name(self) -> str:
-        return f"pvc/{self.number}"
-
-    @property
-    def volume(self) -> str:
-        return volume_id(self.name)
-
-    @property
-    def staging(self) -> Path:
-        return self.subject.pods / f"staging-{self.number}"
-
-    @property
-    def target(self) -> Path:
-        return self.subject.pods / f"target-{self.number}"
-
-    @property
-    def copy(self) -> str:
-        """CSI name of a volume made of the volume or of its snapshot; `other` is one more."""
-        return f"copy/{self.number}"
-
-    @property
-    def other(self) -> str:
-        return f"other/{self.number}"
-
-    @property
-    def snapshot(self) -> str:
-        return f"snapshot/{self.number}"
-
-    def names(self) -> dict[str, str]:
-        """What stands for this trial's names in a landscape."""
-        own = {self.name: "VOLUME", self.copy: "COPY", self.other: "OTHER", self.snapshot: "SNAPSHOT"}
-        paths = {f"staging-{self.number}": "STAGING", f"target-{self.number}": "TARGET"}
-        return own | paths | {clone_name(volume_id(self.copy)): "INTERNAL"}
-
-
-Call = Callable[[Trial], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """`before` leads to the state in which `call` is made and killed; `opposite` takes it back; `after` cleans up.
-
-    `check`: made when all has converged, before cleaning up; it may go on from there. `crosses`: words that must be
-    among the labels of the points, or the matrix is blind.
-    """
-
-    name: str
-    before: tuple[Call, ...]
-    call: Call
-    opposite: Call | None
-    after: tuple[Call, ...]
-    check: Call | None = None
-    crosses: tuple[str, ...] = ("commit", "call")
-    frontend: str = "nvme-tcp"
-    block: bool = False
-    fs_type: str = "ext4"
-    size_bytes: int = 16 * MIB
-    provisioning: str = "thin"
-
-    @property
-    def needs_kernel(self) -> bool:
-        """The machine's own devices and mounts are used, through loop devices."""
-        return self.frontend == "loop"
-
-    def skip_reason(self, kind: str) -> str:
-        """Why this cannot be tried here; empty when it can."""
-        if not self.needs_kernel:
-            return ""
-        if kind != "embedded":
-            return "the loop frontend works on the embedded target only"
-        if os.geteuid() != 0:
-            return "mounts need root"
-        if not Path("/dev/loop-control").exists():
-            return "this kernel has no loop devices"
-        return "" if shutil.which(f"mkfs.{self.fs_type}") else f"mkfs.{self.fs_type} is not installed"
 
 
 # --- Controller ----------------------------------------------------------------------------------------------------
@@ -204,6 +108,21 @@ async def delete_copy(trial: Trial) -> None:
 
 async def delete_other(trial: Trial) -> None:
     await trial.csi.delete_volume(volume_id(trial.other))
+
+
+async def create_other(trial: Trial) -> None:
+    parameters = {"tier": "ssd", "frontend": trial.case.frontend}
+    await trial.csi.create_volume(trial.other, trial.case.size_bytes, parameters)
+
+
+async def group(trial: Trial) -> None:
+    taken = await trial.csi.create_group(trial.group, [trial.volume, volume_id(trial.other)])
+    assert taken.ready_to_use
+    assert len(taken.snapshots) == 2
+
+
+async def delete_group(trial: Trial) -> None:
+    await trial.csi.delete_group(group_id(trial.group), [])
 
 
 async def restart_target(trial: Trial) -> None:
@@ -304,6 +223,7 @@ async def _first_block(trial: Trial, data: bytes = b"", volume: str = "") -> byt
 
 COPIES = (delete_copy, delete_other, delete_snapshot, unpublish, delete)
 WRITTEN = (create, write_block)
+GROUPED = (*WRITTEN, create_other, group)
 CLOSED = (unpublish, delete)
 MOUNTED = (create, publish, stage, write_file)
 UNMOUNT = (node_unpublish, unstage, unpublish, delete)
@@ -350,6 +270,8 @@ CASES = (
     Case("delete a clone", (*WRITTEN, clone), delete_copy, clone, COPIES, read_block),
     Case("delete a cloned volume", (*WRITTEN, clone, unpublish), delete, None, COPIES, read_copy),
     Case("expand a copy's source", (*WRITTEN, snapshot, restore), expand, None, COPIES, read_both),
+    Case("group", GROUPED[:-1], group, delete_group, (delete_group, *COPIES), read_block, attempts=8),
+    Case("delete a group", GROUPED, delete_group, group, (delete_group, *COPIES), read_block, attempts=8),
     node_case("snapshot in use", MOUNTED, snapshot, delete_snapshot, after=(delete_snapshot, *UNMOUNT)),
     node_case("stage", (create, publish), stage, unstage),
     node_case("stage xfs", (create, publish), stage, unstage, fs_type="xfs"),

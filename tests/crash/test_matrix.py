@@ -18,9 +18,10 @@ from agent.csi.client import CallFailed
 from agent.spdk.client import Client
 
 from . import landscape
-from .cases import Call, Case, Trial, parameters
+from .cases import parameters
 from .landscape import Landscape, View, filled, loosened, whole
 from .subject import TICK_S, Subject, again, ready
+from .trial import Call, Case, Trial
 from .tripwire import RUN, Phase
 
 SPDK = "call"
@@ -52,6 +53,14 @@ class Undisturbed:
     before: Landscape
     after: Landscape
     points: tuple[Point, ...]
+
+
+class NeverReached(Exception):
+    """The operation was over and the agent lived."""
+
+    def __init__(self, trial: Trial, message: str) -> None:
+        super().__init__(message)
+        self.trial = trial
 
 
 class Matrix:
@@ -128,6 +137,15 @@ class Matrix:
 
     async def die(self, point: Point, normal: Undisturbed) -> Trial:
         """Bring a new volume to the point and kill the agent there; an agent lives again afterwards."""
+        for _ in range(self.case.attempts - 1):
+            try:
+                return await self._die(point, normal)
+            except NeverReached as missed:
+                async with self.subject.client() as missed.trial.csi:
+                    await self.finish(missed.trial, normal.clean)
+        return await self._die(point, normal)
+
+    async def _die(self, point: Point, normal: Undisturbed) -> Trial:
         trial = self.trial()
         async with self.subject.client() as trial.csi:
             await ready(trial.csi)
@@ -142,7 +160,8 @@ class Matrix:
             try:
                 await self.subject.wait_dead(SETTLING_S)  # what is done in the background can be the end, too
             except TimeoutError:
-                raise AssertionError(f"the point was never reached; the call: {error or 'answered'}") from error
+                self.disarm()
+                raise NeverReached(trial, f"the point was never reached; the call: {error or 'answered'}") from error
         self.disarm()
         await self.subject.gate.drained()
         self.subject.start_agent()
