@@ -6,135 +6,39 @@ from this model (a test keeps them equal).
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    ValidationError,
-    model_validator,
+from pydantic import BaseModel, Field, Strict, model_validator
+
+from agent.config_disks import DiskRule, DiskSettings, FileDisk
+from agent.config_fields import (
+    AbsolutePath,
+    Count,
+    Endpoint,
+    IpAddress,
+    NodeName,
+    Percent,
+    Seconds,
+    Section,
+    Size,
+    Zone,
+    validated,
 )
-
-from agent.config_errors import explained
 from agent.config_file import read_yaml
-from agent.errors import InvalidArgument, shorten
-from agent.model import Tier
 from agent.sizes import GIB, KIB, MIB, parse_size
 
-__all__ = ["FileDisk", "Settings", "load_settings", "parse_size"]
+__all__ = ["DiskRule", "DiskSettings", "FileDisk", "Settings", "load_settings", "parse_size"]
 
-_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
-"""Of nodes and zones: what CSI allows as the value of a topology key, and Kubernetes as that of a label."""
-_UNIX_PATH_MAX = 107
-"""sun_path of unix(7) is 108 bytes with the terminating NUL."""
-
-
-# --- field types -----------------------------------------------------------------------------------------------
-
-
-def _size(value: object) -> object:
-    return _reworded(parse_size, value) if isinstance(value, str) else value
-
-
-def _absolute(path: Path) -> Path:
-    if "\0" in str(path):
-        raise ValueError("contains a NUL character")
-    try:
-        return path.expanduser().absolute()
-    except RuntimeError as error:
-        raise ValueError(f"{shorten(str(path))!r} names no home folder") from error
-
-
-def _node_name(name: str) -> str:
-    if not _NODE_NAME.fullmatch(name):
-        raise ValueError(f"{shorten(name)!r} is not 1 to 63 letters, digits, '.', '_' or '-' between alphanumerics")
-    return name
-
-
-def _zone(name: str) -> str:
-    return _node_name(name) if name else name
-
-
-def _endpoint(endpoint: str) -> str:
-    path = endpoint.removeprefix("unix://")
-    if path == endpoint or not path.startswith("/"):
-        raise ValueError(f"{shorten(endpoint)!r} is not unix:// followed by an absolute path")
-    if len(path.encode()) > _UNIX_PATH_MAX:
-        raise ValueError(f"the socket path has {len(path.encode())} bytes, a UNIX socket has at most {_UNIX_PATH_MAX}")
-    return endpoint
-
-
-def _ip_address(address: str) -> str:
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        raise ValueError(f"{shorten(address)!r} is not an IPv4 or IPv6 address") from None
-
-
-def _reworded(parse: Any, value: str) -> Any:
-    """`parse(value)` for pydantic, which collects ValueError and adds the field's place."""
-    try:
-        return parse(value)
-    except InvalidArgument as error:
-        raise ValueError(f"{error.problem}; {error.remedy}") from error
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-Size = Annotated[int, Strict(), BeforeValidator(_size)]
-Count = Annotated[int, Strict()]
-Percent = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0)]
-Seconds = Annotated[float, Strict(), Field(allow_inf_nan=False, gt=0)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
+ITEMS: Mapping[str, type[BaseModel]] = {"file_disks": FileDisk, "claim": DiskRule, "exclude": DiskRule}
+"""What the fields that are lists consist of."""
 
 # --- sections --------------------------------------------------------------------------------------------------
 
 
-class FileDisk(_Section):
-    """A regular file used as a disk. In YAML either the text `PATH:SIZE:TIER` or these keys."""
-
-    path: AbsolutePath = Field(description="The file; created sparse when missing, never shrunk.")
-    size_bytes: Size = Field(
-        ge=64 * MIB,
-        multiple_of=4096,
-        validation_alias=AliasChoices("size", "size_bytes"),
-        description="Size of the disk, like `20GiB`; a multiple of 4 KiB, at least 64 MiB so that a pool fits.",
-    )
-    tier: Tier = Field(description="The tier it serves: `nvme`, `ssd` or `hdd`.")
-
-    @classmethod
-    def parse(cls, text: str) -> FileDisk:
-        """A file disk from `PATH:SIZE:TIER`; the path may contain colons. Raises InvalidArgument."""
-        return _validated(cls, _split_file_disk(text), "file_disk")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: object) -> object:
-        return _reworded(_split_file_disk, value) if isinstance(value, str) else value
-
-
-def _split_file_disk(text: str) -> dict[str, str]:
-    parts = text.rsplit(":", 2)
-    if len(parts) != 3 or not all(parts):
-        remedy = "write PATH:SIZE:TIER, like /var/lib/quarry/disk0.img:20GiB:ssd"
-        raise InvalidArgument("file_disk", f"{shorten(text)!r} has not three parts", remedy)
-    return {"path": parts[0], "size": parts[1], "tier": parts[2]}
-
-
-class PoolSettings(_Section):
+class PoolSettings(Section):
     """How a claimed disk becomes a pool (an SPDK lvstore), and how far it may fill up.
 
     Clusters and metadata pages are fixed when the pool is created.
@@ -195,7 +99,7 @@ class PoolSettings(_Section):
         return self
 
 
-class RpcSettings(_Section):
+class RpcSettings(Section):
     """The JSON-RPC connection to the SPDK target."""
 
     call_timeout_s: Seconds = Field(
@@ -223,7 +127,7 @@ class RpcSettings(_Section):
         return self
 
 
-class ReconcileSettings(_Section):
+class ReconcileSettings(Section):
     """The loop that makes the target match what is desired."""
 
     audit_interval_s: Seconds = Field(
@@ -250,7 +154,7 @@ class ReconcileSettings(_Section):
         return self
 
 
-class SnapshotSettings(_Section):
+class SnapshotSettings(Section):
     """How snapshots are taken."""
 
     freeze_timeout_s: Seconds = Field(
@@ -261,7 +165,7 @@ class SnapshotSettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What the agent says on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -275,15 +179,15 @@ class LogSettings(_Section):
 # --- the whole -------------------------------------------------------------------------------------------------
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything `quarry standalone` can be told. Relative paths are taken from the working directory."""
 
-    node_name: Annotated[str, AfterValidator(_node_name)] = Field(
+    node_name: NodeName = Field(
         default_factory=socket.gethostname,
         description="Name of this node, unique in its cluster and never reused; the default is the host name. "
         "Disks, attachments and the host NQN refer to it.",
     )
-    zone: Annotated[str, AfterValidator(_zone)] = Field(
+    zone: Zone = Field(
         default="",
         description="The part of the cluster this node fails together with (a rack, a room, a cloud's zone), reported "
         "as topology key `csi.quarry.storage/zone`; empty: none. In Kubernetes give it the node's label "
@@ -293,7 +197,7 @@ class Settings(_Section):
         default=Path("/var/lib/quarry"),
         description="Folder of the database, sockets and embedded target; has to survive restarts.",
     )
-    csi_endpoint: Annotated[str, AfterValidator(_endpoint)] = Field(
+    csi_endpoint: Endpoint = Field(
         default_factory=lambda data: f"unix://{data['state_dir']}/csi.sock" if "state_dir" in data else "",
         description="Where CSI is served: `unix://` and an absolute path of at most 107 bytes. "
         "The default is `csi.sock` in `state_dir`.",
@@ -303,7 +207,7 @@ class Settings(_Section):
         description="JSON-RPC socket of a running SPDK target. Without it the embedded target (development only) is "
         "started as a child process.",
     )
-    nvmf_address: Annotated[str, AfterValidator(_ip_address)] = Field(
+    nvmf_address: IpAddress = Field(
         default="127.0.0.1",
         description="Address where volumes are exported over NVMe/TCP. The default reaches this machine only, since "
         "NVMe/TCP itself encrypts nothing.",
@@ -321,6 +225,7 @@ class Settings(_Section):
     file_disks: tuple[FileDisk, ...] = Field(
         default=(), description="Regular files used as disks, each `PATH:SIZE:TIER`, like `/srv/d0.img:20GiB:ssd`."
     )
+    disks: DiskSettings = Field(default_factory=DiskSettings, description="Which disks of the machine become pools.")
     mount_roots: tuple[AbsolutePath, ...] = Field(
         default_factory=lambda data: (
             Path("/var/lib/kubelet"),
@@ -354,7 +259,7 @@ def load_settings(file: Path | None = None, **overrides: Any) -> Settings:
     """
     document = read_yaml(file) if file is not None else {}
     given = {key: value for key, value in overrides.items() if value is not None and value != ()}
-    return _validated(Settings, _merged(document, given), "")
+    return validated(Settings, _merged(document, given), "", ITEMS)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,13 +269,3 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
         nested = isinstance(value, Mapping) and isinstance(former, Mapping)
         result[key] = _merged(former, value) if nested and isinstance(former, Mapping) else value
     return result
-
-
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _validated(model: type[_Model], document: Mapping[str, Any], field: str) -> _Model:
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise explained(model, error.errors(), field, {"file_disks": FileDisk}) from error

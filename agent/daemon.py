@@ -18,6 +18,11 @@ from typing import Self
 from agent.config import PoolSettings, Settings
 from agent.csi.server import build_server
 from agent.disks import files
+from agent.disks.candidates import Candidates
+from agent.disks.eligibility import Policy
+from agent.disks.inventory import Inventory
+from agent.disks.machine import Machine
+from agent.disks.watch import Watch
 from agent.errors import FailedPrecondition
 from agent.host import ublk
 from agent.model import Disk, DiskPhase, Frontend, Meta, StorageNode, StorageNodeStatus, TargetState
@@ -25,12 +30,15 @@ from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
 from agent.store.local import LocalStore, open_local
-from agent.volumes.access import FILE, FileAccess
+from agent.volumes import access
 from agent.volumes.bringup import TargetKeeper
+from agent.volumes.disk_keeper import DiskKeeper
+from agent.volumes.disk_records import DiskRecords
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
 from agent.volumes.group_keeper import GroupKeeper
 from agent.volumes.groups import GroupService
 from agent.volumes.guard import VolumeGuard
+from agent.volumes.kernel_disk import KernelAccess
 from agent.volumes.lineage import Lineage
 from agent.volumes.node import NodeVolumes
 from agent.volumes.operations import Operations
@@ -110,8 +118,12 @@ class Standalone:
         listener = Listener(settings.nvmf_address, settings.nvmf_port)
         lineage, operations = Lineage(), Operations(guard)
         reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener, lineage)
-        pools = Pools(self.rpc, store, ledger, node, settings.pool, {FILE: FileAccess(self.rpc)})
+        records = DiskRecords(store, settings.node_name)
+        ways, follower = self._ways_to_disks(records)
+        pools = Pools(self.rpc, records, ledger, settings.zone, settings.pool, ways)
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
+        if follower is not None:
+            self._keep_disks(store, records, follower, pools)
         frontends = self._frontends(node, reconciler)
         sources = self._snapshot_side(store, ledger, reconciler, lineage, operations, frontends)
         self.volumes = VolumeService(
@@ -150,6 +162,26 @@ class Standalone:
         async with self:
             await stopping.wait()
             log.info("stopping")
+
+    def _ways_to_disks(self, records: DiskRecords) -> tuple[dict[str, access.DiskAccess], Watch | None]:
+        """How disks are reached, and what follows those of the machine (None: they cannot be found)."""
+        settings, ways = self.settings, {access.FILE: access.FileAccess(self.rpc)}
+        try:
+            source = Candidates(Machine(), loop_devices=settings.disks.loop_devices)
+        except FailedPrecondition as error:
+            log.warning("the disks of this machine are not looked at: %s", error)
+            return dict(ways), None
+        policy = Policy(loop_devices=settings.disks.loop_devices)
+        watch = Watch(source, Inventory(source, records.node, policy))
+        kernel = KernelAccess(self.rpc, watch, embedded=settings.spdk_socket is None)
+        self._closers.callback(kernel.close)
+        return {**ways, access.KERNEL: kernel}, watch
+
+    def _keep_disks(self, store: LocalStore, records: DiskRecords, watch: Watch, pools: Pools) -> None:
+        disks = DiskKeeper(store, records, watch, pools, self.settings.disks)
+        disks.is_ready = lambda: self.keeper.state is TargetState.READY
+        disks.audit_soon = self.keeper.audit_soon
+        self.keeper.companions.append(disks)
 
     def _snapshot_side(
         self,
@@ -254,7 +286,7 @@ class Standalone:
             status = replace(disk.status, phase=phase, pool=known.status.pool)
             await store.update(replace(known, spec=disk.spec, status=status))
         for known in await store.list(Disk):
-            if known.meta.name not in present and known.status.node == settings.node_name:
+            if known.meta.name not in present and access.kind(known) == access.FILE:
                 log.error("disk %s (%s) is missing or no longer configured", known.meta.name, known.status.path)
                 status = replace(known.status, phase=DiskPhase.MISSING, message="the file is gone or not configured")
                 await store.update(replace(known, spec=replace(known.spec, claimed=False), status=status))

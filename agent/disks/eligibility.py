@@ -12,6 +12,8 @@ from enum import StrEnum
 from agent.disks.facts import Facts
 from agent.disks.source import Look
 from agent.disks.transport import FABRICS, NETWORK, Transport
+from agent.host.blkid import Content
+from agent.model import POOL_PREFIX
 from agent.sizes import GIB, MIB
 
 
@@ -21,6 +23,8 @@ class Policy:
 
     min_bytes: int = GIB
     """Below, metadata and reserve leave too little."""
+    loop_devices: bool = False
+    """Take loop devices on regular files for disks."""
 
 
 class Code(StrEnum):
@@ -43,6 +47,7 @@ class Code(StrEnum):
     LOOP = "loop"
     PARTITIONS = "partitions"
     CONTENT = "content"
+    OTHER_POOL = "other-pool"
     UNREADABLE = "unreadable"
 
 
@@ -70,11 +75,15 @@ _KINDS = {
 
 
 def reasons(facts: Facts, look: Look, twins: Sequence[str] = (), policy: Policy | None = None) -> tuple[Reason, ...]:
-    """Why the disk may not be claimed; empty: it may. `twins` are the other devices with the same identity."""
+    """Why the disk may not be claimed; empty: it may. `twins` are the other devices with the same identity.
+
+    A disk that carries its own pool and nothing else may be claimed: that pool is imported.
+    """
+    policy = policy or Policy()
     return (
-        *_of_kind(facts),
+        *_of_kind(facts, policy),
         *_of_identity(facts, twins),
-        *_of_state(facts, policy or Policy()),
+        *_of_state(facts, policy),
         *_of_use(facts),
         *_of_content(facts, look),
     )
@@ -87,7 +96,7 @@ def worth_reading(facts: Facts) -> bool:
     return facts.transport not in (Transport.MEMORY, Transport.OPTICAL, Transport.FLOPPY, Transport.UBLK)
 
 
-def _of_kind(facts: Facts) -> Iterator[Reason]:
+def _of_kind(facts: Facts, policy: Policy) -> Iterator[Reason]:
     if facts.path_of:
         yield Reason(Code.PATH, f"is one of the paths to {facts.path_of}, which is the disk")
     if facts.transport is Transport.NVME_FABRICS:
@@ -98,7 +107,7 @@ def _of_kind(facts: Facts) -> Iterator[Reason]:
         yield Reason(
             Code.NETWORK, f"is reached over a network ({facts.transport}): only disks of this machine are used"
         )
-    if facts.transport in _KINDS:
+    if facts.transport in _KINDS and not (facts.transport is Transport.LOOP and policy.loop_devices):
         yield Reason(Code.KIND, _KINDS[facts.transport].format(backing=facts.backing or "unknown"))
     if facts.transport is Transport.USB:
         yield Reason(Code.REMOVABLE, "is on USB, where it may be pulled at any time: connect it by SATA, SAS or NVMe")
@@ -156,8 +165,7 @@ def _of_content(facts: Facts, look: Look) -> Iterator[Reason]:
         parts = [f"{part.name} ({part.fs_type})" if part.fs_type else part.name for part in facts.partitions]
         yield Reason(Code.PARTITIONS, f"has the partition{'s' * (len(parts) > 1)} {_names(parts)}")
     if look.content is not None:
-        if not look.content.blank:
-            yield Reason(Code.CONTENT, f"carries {look.content.description}; {_wipe(facts, look.content.recognized)}")
+        yield from _of_look(facts, look.content)
         return
     for signature in facts.told_content:
         yield Reason(Code.CONTENT, f"carries {signature}, says udev")
@@ -167,10 +175,24 @@ def _of_content(facts: Facts, look: Look) -> Iterator[Reason]:
         yield Reason(Code.UNREADABLE, f"could not be looked into: {look.problem or 'it has not been read yet'}")
 
 
-def _wipe(facts: Facts, recognized: bool) -> str:
-    if recognized:
-        return f"if nothing of it is needed: `wipefs --all {facts.node}`"
-    return f"if nothing of it is needed, overwrite it (`blkdiscard --zeroout {facts.node}`)"
+def _of_look(facts: Facts, content: Content) -> Iterator[Reason]:
+    label = content.label
+    own = label is not None and bool(facts.identity) and label.name == POOL_PREFIX + facts.identity
+    if content.blank or (own and content.only_label):
+        return
+    if label is not None and label.name.startswith(POOL_PREFIX) and not own:
+        yield Reason(
+            Code.OTHER_POOL,
+            f"carries {content.description}, made on another disk than this one ({facts.identity or 'no id'}): "
+            f"it is a copy of that disk, or names itself differently here; if it is not needed: {_overwrite(facts)}",
+        )
+        return
+    how = f"`wipefs --all {facts.node}`" if content.recognized and label is None else _overwrite(facts)
+    yield Reason(Code.CONTENT, f"carries {content.description}; if nothing of it is needed: {how}")
+
+
+def _overwrite(facts: Facts) -> str:
+    return f"overwrite it (`blkdiscard --zeroout {facts.node}`)"
 
 
 def _names(names: Sequence[str], limit: int = 4) -> str:

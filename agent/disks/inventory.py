@@ -13,7 +13,8 @@ from agent.disks import facts as facts_of
 from agent.disks.eligibility import Policy, Reason
 from agent.disks.facts import Facts
 from agent.disks.source import NOT_LOOKED, Look, Source, Usage
-from agent.model import Disk, DiskPhase, DiskStatus, Meta
+from agent.host.blkid import Content, Label
+from agent.model import POOL_PREFIX, Disk, DiskPhase, DiskStatus, Meta
 
 CONCURRENT_LOOKS = 8
 """Devices read from at once: one that does not answer holds up one place, for as long as its reading may take."""
@@ -37,6 +38,14 @@ class Known:
     twins: tuple[str, ...] = ()
     denied: bool = False
     """What is on it was not looked at for want of rights."""
+    content: Content | None = None
+    """What is on it, if that could be looked at."""
+
+    @property
+    def pool(self) -> Label | None:
+        """The pool that was made on this very disk, if it is there."""
+        label = self.content.label if self.content else None
+        return label if label and self.identity and label.name == POOL_PREFIX + self.identity else None
 
     @property
     def disk(self) -> Disk | None:
@@ -106,6 +115,20 @@ class Inventory:
     def unseen(self) -> tuple[str, ...]:
         """What could not be looked at, in words."""
         return self._unseen
+
+    def find(self, identity: str) -> list[Known]:
+        """The devices that say to be this disk: none, one, or several of which none is to be used."""
+        names = sorted(self._by_identity.get(identity, ()))
+        return [known for name in names if (known := self._entries[name].known) is not None]
+
+    async def verdict(self, name: str) -> Known | None:
+        """A fresh look at a device, for whoever is about to write to it. What is known of it stays as it is.
+
+        None: it is gone.
+        """
+        async with self._places:
+            found, look = await self._examine(name, await self.usage())
+        return self._verdict(found, look) if found is not None else None
 
     async def scan(self) -> list[Change]:
         """Look at everything that is new, gone or different; only that is read from."""
@@ -213,7 +236,7 @@ class Inventory:
                 if before and before.known and before.known.name == name:
                     changes.append(Change(Kind.REMOVED, before.known))
                 continue
-            was, entry.known = entry.known, self._verdict(entry)
+            was, entry.known = entry.known, self._verdict(entry.facts, entry.look)
             if was is None:
                 changes.append(Change(Kind.ADDED, entry.known))
             elif was.identity != entry.known.identity or was.status.disk_sequence != entry.known.status.disk_sequence:
@@ -222,17 +245,17 @@ class Inventory:
                 changes.append(Change(Kind.CHANGED, entry.known))
         return changes
 
-    def _verdict(self, entry: _Entry) -> Known:
-        facts = entry.facts
+    def _verdict(self, facts: Facts, look: Look) -> Known:
         twins = tuple(sorted(self._by_identity.get(facts.identity, set()) - {facts.name}))
-        reasons = eligibility.reasons(facts, entry.look, twins, self._policy)
+        reasons = eligibility.reasons(facts, look, twins, self._policy)
         return Known(
             facts.name,
             facts.identity,
-            replace(status(facts, entry.look, reasons), node=self._node),
+            replace(status(facts, look, reasons), node=self._node),
             reasons,
             twins,
-            entry.look.denied,
+            look.denied,
+            look.content,
         )
 
 

@@ -22,6 +22,8 @@ RESCAN_S = 30.0
 class Watch:
     """Follows a `source` into an `inventory`, until its `run` is cancelled. `looks` counts devices looked at.
 
+    `discovered` is set once everything that was there in the beginning has been looked at.
+
     A device that does not answer delays only news of itself.
     """
 
@@ -29,7 +31,7 @@ class Watch:
         self, source: Source, inventory: Inventory, *, settle_s: float = SETTLE_S, rescan_s: float = RESCAN_S
     ) -> None:
         self._source = source
-        self._inventory = inventory
+        self.inventory = inventory
         self._settle_s = settle_s
         self._rescan_s = rescan_s
         self._wake = asyncio.Event()
@@ -37,6 +39,7 @@ class Watch:
         self._compare = False
         self._looking = set[str]()
         self._ready: Callable[[], None] | None = None
+        self.discovered = asyncio.Event()
         self.looks = 0
 
     async def run(self, report: Callable[[Sequence[Change]], None], ready: Callable[[], None] | None = None) -> None:
@@ -76,10 +79,10 @@ class Watch:
 
     async def _begin(self, group: asyncio.TaskGroup, report: Callable[[Sequence[Change]], None]) -> None:
         """Start looks at what needs one. Those in flight are left alone: what happened meanwhile is looked at after."""
-        usage = await self._inventory.usage()
+        usage = await self.inventory.usage()
         if self._compare:
             self._compare = False
-            differences = await self._inventory.differing(usage)
+            differences = await self.inventory.differing(usage)
             self._dirty.update(differences.names)
             if differences.changes:
                 report(differences.changes)
@@ -93,7 +96,7 @@ class Watch:
     async def _look(self, name: str, usage: Usage, report: Callable[[Sequence[Change]], None]) -> None:
         changes: Sequence[Change] = ()
         try:
-            changes = await self._inventory.look(name, usage)
+            changes = await self.inventory.look(name, usage)
         except (QuarryError, OSError) as error:
             # The next comparison tries again, since the device is still not known as it is.
             log.error("disk %s could not be looked at: %s", name, error)
@@ -105,6 +108,9 @@ class Watch:
         self._tell_ready()
 
     def _tell_ready(self) -> None:
-        if self._ready is not None and not self._looking:
+        if self._looking:
+            return
+        self.discovered.set()
+        if self._ready is not None:
             self._ready()
             self._ready = None

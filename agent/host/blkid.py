@@ -8,14 +8,26 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.host import content, process
+from agent.errors import FailedPrecondition
+from agent.host import content as contents
+from agent.host import process
 
 PROBE_TIMEOUT_S = 30.0
+UNLABEL_TIMEOUT_S = 300.0
+"""A pool has 16 MiB of metadata and 64 MiB for each TiB of its disk."""
 _NOTHING_FOUND = 2
 _AMBIVALENT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """An SPDK lvstore. `name` is "" for one that was not made to the end, or cannot be read."""
+
+    name: str
+    uuid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,10 @@ class Content:
     never_mounted: bool = False
     filesystem_bytes: int = 0
     """Size in the superblock (ext2-4, xfs, btrfs), else 0."""
+    label: Label | None = None
+    """Of an SPDK lvstore at its beginning. Signatures that libblkid finds beside it may be data of its volumes."""
+    only_label: bool = False
+    """There is a label, and libblkid knows nothing else on the device."""
 
 
 async def probe(device: Path) -> Content:
@@ -41,9 +57,21 @@ async def probe(device: Path) -> Content:
         ok_codes=(0, _NOTHING_FOUND, _AMBIVALENT),
     )
     facts = await _look(device)
-    if found.code == _AMBIVALENT:
+    content = _content(found.code, _parse_export(found.stdout), facts)
+    if "label" not in facts:
+        return content
+    label = Label(str(facts["label"]), str(facts["label_uuid"]))
+    what = f"the SPDK pool {label.name!r}" if label.name else "an SPDK pool that was not made to the end"
+    if content.recognized:
+        what += f", and {content.description}"
+    return replace(
+        content, blank=False, description=what, recognized=True, label=label, only_label=not content.recognized
+    )
+
+
+def _content(code: int, values: dict[str, str], facts: contents.Facts) -> Content:
+    if code == _AMBIVALENT:
         return Content(False, "signatures of several kinds at once", recognized=True)
-    values = _parse_export(found.stdout)
     fs_type = values.get("TYPE", "")
     if fs_type or "PTTYPE" in values:
         return Content(
@@ -53,7 +81,7 @@ async def probe(device: Path) -> Content:
             uuid=values.get("UUID", "").lower(),
             recognized=True,
             never_mounted=facts.get("never_mounted") == 1,
-            filesystem_bytes=facts.get("filesystem_size") or 0,
+            filesystem_bytes=int(facts.get("filesystem_size") or 0),
         )
     first_data = facts["first_data"]
     if first_data is not None:
@@ -72,18 +100,32 @@ async def is_held(device: Path) -> bool:
     A filesystem lives on without any mount when its last one was taken away while it cannot write back (its target is
     away), or when another mount namespace has it.
     """
-    done = await process.run(_script("hold", device), timeout_s=PROBE_TIMEOUT_S, ok_codes=(0, content.HELD))
-    return done.code == content.HELD
+    done = await process.run(_script("hold", device), timeout_s=PROBE_TIMEOUT_S, ok_codes=(0, contents.HELD))
+    return done.code == contents.HELD
 
 
-async def _look(device: Path) -> dict[str, int | None]:
+async def remove_pool(device: Path, label: Label) -> None:
+    """Make a device blank that carries the pool `label` without any volume. FailedPrecondition when it does not.
+
+    What is looked at is what is written to: both happen under one exclusive open.
+    """
+    codes = (0, contents.HELD, contents.OTHER)
+    command = [*_script("unlabel", device), label.name, label.uuid]
+    done = await process.run(command, timeout_s=UNLABEL_TIMEOUT_S, ok_codes=codes)
+    if done.code == contents.HELD:
+        raise FailedPrecondition(f"{device} is in use: see `lsblk {device}`")
+    if done.code == contents.OTHER:
+        raise FailedPrecondition(f"{device} does not carry the pool {label.name!r} ({label.uuid}) any more")
+
+
+async def _look(device: Path) -> contents.Facts:
     done = await process.run(_script("look", device), timeout_s=PROBE_TIMEOUT_S)
-    facts: dict[str, int | None] = json.loads(done.stdout)
+    facts: contents.Facts = json.loads(done.stdout)
     return facts
 
 
 def _script(action: str, device: Path) -> list[str]:
-    return [sys.executable, "-I", "-S", content.__file__, action, str(device)]
+    return [sys.executable, "-I", "-S", contents.__file__, action, str(device)]
 
 
 def _parse_export(text: str) -> dict[str, str]:

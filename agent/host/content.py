@@ -1,4 +1,4 @@
-"""Looks at (or clears) a device's ends, as a program of its own: `python content.py look|clear|hold DEVICE`.
+"""Looks at (or clears) a device, as a program of its own: `python content.py look|clear|hold|unlabel DEVICE`.
 
 A child process since a read from a device whose target is away may wait for ever: a child can be killed, a thread not.
 Nothing of the agent is imported, to start fast.
@@ -7,25 +7,37 @@ Nothing of the agent is imported, to start fast.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import struct
 import sys
 
 HELD = 3
-"""Exit code of `hold` for a device that is in use."""
+"""Exit code of `hold` and `unlabel` for a device that is in use."""
+OTHER = 4
+"""Exit code of `unlabel` for a device that does not carry that pool."""
 END_BYTES = 1 << 20
 SAMPLE_BYTES = 4096
 SAMPLES = 64
 BTRFS_OFFSET = 64 << 10
 BTRFS_MIRROR_OFFSET = 64 << 20
+SUPER_BYTES = 4096
+PAGE_BYTES_MAX = 1 << 16
+LVSTORE = b"LVOLSTORE"
+BLKZEROOUT = 0x127F  # linux/fs.h
+
+Facts = dict[str, int | str | None]
 
 
-def look(path: str) -> dict[str, int | None]:
+def look(path: str) -> Facts:
     """Offset of the first data found in both ends and in samples between, and the facts in a superblock."""
     with open(path, "rb", buffering=0) as device:  # noqa: PTH123 - see the module's first lines
         size = os.lseek(device.fileno(), 0, os.SEEK_END)
-        facts: dict[str, int | None] = {"size": size, "first_data": _first_data(device.fileno(), size)}
+        # What a target writes past the page cache does not change pages that were read before.
+        os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        facts: Facts = {"size": size, "first_data": _first_data(device.fileno(), size)}
+        facts |= label(device.fileno(), size)
         head = os.pread(device.fileno(), 2048, 0)
         btrfs = os.pread(device.fileno(), 4096, BTRFS_OFFSET)
     return facts | _ext(head) | _xfs(head) | _btrfs(btrfs)
@@ -54,6 +66,81 @@ def hold(path: str) -> int:
     return 0
 
 
+def unlabel(path: str, name: str, uuid: str) -> int:
+    """Zero the metadata of the pool `name`, `uuid`, its label last: as long as that is there, this can be repeated.
+
+    Returns OTHER, and writes nothing, when the device carries anything else. O_EXCL: what was looked at stays so.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_EXCL)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return HELD
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    found = label(descriptor, os.lseek(descriptor, 0, os.SEEK_END))
+    end = found.get("label_bytes")
+    if (found.get("label"), found.get("label_uuid")) != (name, uuid) or not isinstance(end, int):
+        return OTHER
+    _zero(descriptor, SUPER_BYTES, end)
+    os.fsync(descriptor)
+    _zero(descriptor, 0, SUPER_BYTES)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return 0
+
+
+def label(descriptor: int, size: int) -> Facts:
+    """Name and UUID of an SPDK lvstore and the bytes of its metadata; the name is "" when it was not made to the end.
+
+    SPDK lib/blob/blobstore.h, version 3, little-endian: the super block is at byte 0, its type at 56. The attributes of
+    the lvstore are those of its super blob, whose id has the index of its metadata page in the lower half.
+    """
+    head = os.pread(descriptor, SUPER_BYTES, 0)
+    if head[:8] != b"SPDKBLOB" or len(head) < SUPER_BYTES or not head[56:].startswith(LVSTORE):
+        return {}
+    (blob,) = struct.unpack_from("<Q", head, 20)
+    start, length = struct.unpack_from("<II", head, 48)
+    (page_bytes,) = struct.unpack_from("<I", head, 92)
+    page_bytes = page_bytes or SUPER_BYTES  # before version 3 there was one size
+    if page_bytes > PAGE_BYTES_MAX or (start + length) * page_bytes > size:
+        return {"label": "", "label_uuid": ""}
+    facts: Facts = {"label": "", "label_uuid": "", "label_bytes": (start + length) * page_bytes}
+    if blob & 0xFFFFFFFF < length:
+        page = os.pread(descriptor, page_bytes, (start + (blob & 0xFFFFFFFF)) * page_bytes)
+        if page[:8] == head[20:28]:
+            attributes = _attributes(page[16:-8])
+            facts |= {"label": attributes.get("name", ""), "label_uuid": attributes.get("uuid", "")}
+    return facts
+
+
+def _attributes(descriptors: bytes) -> dict[str, str]:
+    """Attributes among the descriptors of a metadata page: type (2: attribute), length, then what the type has."""
+    found, offset = {}, 0
+    while offset + 9 <= len(descriptors):
+        kind, length = struct.unpack_from("<BI", descriptors, offset)
+        if kind == 0 and length == 0:
+            break
+        if kind == 2:
+            names, values = struct.unpack_from("<HH", descriptors, offset + 5)
+            text = descriptors[offset + 9 : offset + 9 + names + values]
+            found[text[:names].decode(errors="replace")] = text[names:].rstrip(b"\0").decode(errors="replace")
+        offset += 5 + length
+    return found
+
+
+def _zero(descriptor: int, start: int, end: int) -> None:
+    try:
+        fcntl.ioctl(descriptor, BLKZEROOUT, struct.pack("<QQ", start, end - start))
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        for offset in range(start, end, END_BYTES):
+            length = min(END_BYTES, end - offset)
+            if os.pwrite(descriptor, bytes(length), offset) != length:
+                raise OSError("short write") from None
+
+
 def _first_data(descriptor: int, size: int) -> int | None:
     places = [(0, END_BYTES), (max(0, size - END_BYTES), END_BYTES), (BTRFS_MIRROR_OFFSET, SAMPLE_BYTES)]
     step = size // SAMPLES // SAMPLE_BYTES * SAMPLE_BYTES
@@ -65,7 +152,7 @@ def _first_data(descriptor: int, size: int) -> int | None:
     return None
 
 
-def _ext(head: bytes) -> dict[str, int | None]:
+def _ext(head: bytes) -> Facts:
     """Linux kernel documentation, filesystems/ext4/globals: the superblock is at byte 1024, little-endian."""
     if len(head) < 2048 or head[1024 + 56 : 1024 + 58] != b"\x53\xef":
         return {}
@@ -78,7 +165,7 @@ def _ext(head: bytes) -> dict[str, int | None]:
     return {"filesystem_size": size, "never_mounted": int(mounted_at == 0 and mounts == 0)}
 
 
-def _xfs(head: bytes) -> dict[str, int | None]:
+def _xfs(head: bytes) -> Facts:
     """XFS Algorithms & Data Structures, "Superblocks": at byte 0, big-endian; sb_inprogress (byte 126) is set by mkfs
     until all is written, and the kernel does not mount such a filesystem."""
     if head[:4] != b"XFSB" or len(head) < 128:
@@ -87,7 +174,7 @@ def _xfs(head: bytes) -> dict[str, int | None]:
     return {"filesystem_size": blocks * block_size, "never_mounted": int(head[126] != 0)}
 
 
-def _btrfs(block: bytes) -> dict[str, int | None]:
+def _btrfs(block: bytes) -> Facts:
     """btrfs on-disk format, "Superblock": the magic at byte 64, written last by mkfs; total_bytes at 112. Whether it
     was ever mounted does not show."""
     if block[64:72] != b"_BHRfS_M":
@@ -100,5 +187,7 @@ if __name__ == "__main__":
         clear(sys.argv[2])
     elif sys.argv[1] == "hold":
         sys.exit(hold(sys.argv[2]))
+    elif sys.argv[1] == "unlabel":
+        sys.exit(unlabel(*sys.argv[2:5]))
     else:
         sys.stdout.write(json.dumps(look(sys.argv[2])))

@@ -14,6 +14,8 @@ class DiskPhase(StrEnum):
     FORMATTING = "Formatting"
     """Cleared as blank, pool creation begun: a crash here may leave half a label that is ours to overwrite."""
     READY = "Ready"
+    RELEASING = "Releasing"
+    """Found empty, its pool is being taken off: what a crash leaves of that pool is taken off too."""
     FAILED = "Failed"
     MISSING = "Missing"
 
@@ -26,11 +28,14 @@ class PoolStatus:
     size_bytes: int = 0
     free_bytes: int = 0
     cluster_bytes: int = 0
+    device_bytes: int = 0
+    """Size of the disk that the pool makes use of; less than the disk's when that has grown. 0: not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskSpec:
-    claimed: bool = False
+    claimed: bool | None = None
+    """None: nobody has said anything, the rules of the configuration decide. False: they do not."""
     tier_override: Tier | None = None
     driver: str = "kernel"
 
@@ -77,6 +82,11 @@ class Disk:
     meta: Meta
     spec: DiskSpec = field(default_factory=DiskSpec)
     status: DiskStatus = field(default_factory=DiskStatus)
+
+    @property
+    def tier(self) -> Tier:
+        """The tier it serves."""
+        return self.spec.tier_override or self.status.tier
 
     @property
     def bdev_name(self) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from agent.disks import files
-from agent.errors import RpcError
-from agent.model import Disk
+from agent.errors import FailedPrecondition, RpcError
+from agent.model import Disk, DiskPhase
 from agent.spdk import bdev
 from agent.spdk.client import Rpc
 
@@ -18,19 +19,47 @@ LOAD_TIMEOUT_S = 600.0
 FILE, KERNEL = "file", "kernel"
 
 
+class Why(StrEnum):
+    """Why a disk is not used: the reason of its condition `Usable`."""
+
+    INELIGIBLE = "Ineligible"
+    """Something is on it, or it is no disk to be used."""
+    OTHER_POOL = "OtherPool"
+    """It carries a pool, but not the one that it had or should have."""
+    POOL_LOST = "PoolLost"
+    """It had a pool, and that is not there."""
+    NO_DRIVER = "NoDriver"
+    """This agent, or its target, cannot use such a disk."""
+    IN_USE = "InUse"
+    """Volumes or snapshots live on it: it cannot be released."""
+    FAILED = "Failed"
+
+
+class Refused(FailedPrecondition):
+    """A disk is left alone. `why` is for programs, the text for people."""
+
+    def __init__(self, why: Why, text: str) -> None:
+        self.why = why
+        super().__init__(text)
+
+
 class DiskAccess(Protocol):
     """One way to reach disks. Everything can be repeated; raises QuarryError with what a person can do about it."""
 
     async def attach(self, disk: Disk) -> None:
         """Ensure the bdev `disk.bdev_name` over this very disk, with the size that the disk has now.
 
-        The target loads a pool that lies there, and so writes to it: refused (FailedPrecondition) for a disk that is
-        neither blank nor carries its own pool. Returns before the pool is loaded (`bdev.wait_for_examine`).
+        The target loads a pool that lies there, and so writes to it: Refused for a disk that is neither blank nor
+        carries its own pool, Unavailable when it is not there. Returns before the pool is loaded
+        (`bdev.wait_for_examine`).
         """
         ...
 
     async def require_blank(self, disk: Disk) -> None:
-        """Raise FailedPrecondition unless nothing lies on the disk. Called immediately before a pool is made on it."""
+        """Raise FailedPrecondition unless nothing lies on the disk. Called immediately before a pool is made on it.
+
+        In phase Formatting what was begun earlier may lie there: half a pool of ours, and nothing else.
+        """
         ...
 
     async def detach(self, disk: Disk) -> None:
@@ -65,6 +94,8 @@ class FileAccess:
                 raise
 
     async def require_blank(self, disk: Disk) -> None:
+        if disk.status.phase is DiskPhase.FORMATTING:
+            return
         await asyncio.to_thread(files.require_blank, Path(disk.status.path))
 
     async def detach(self, disk: Disk) -> None:

@@ -85,6 +85,7 @@ class TargetKeeper:
         self._serving = TargetState.UNKNOWN
         self._answers = True
         self._trouble = ""
+        self._audit_is_due = False
         self.companions: list[Companion] = []
         self.version = ""
         self.last_recovery: Recovery | None = None
@@ -122,6 +123,11 @@ class TargetKeeper:
         task = asyncio.create_task(self._settle_until_done(volume), name=f"settle-{volume}")
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
+
+    def audit_soon(self) -> None:
+        """Compare everything again: a pool came or went, and its volumes with it."""
+        self._audit_is_due = True
+        self._changed.set()
 
     async def _settle_until_done(self, volume: str) -> None:
         delay = self._settings.reconcile.retry_min_s
@@ -245,7 +251,8 @@ class TargetKeeper:
 
     async def _watch_over(self) -> None:
         """Retry what failed, with growing pauses, and audit at intervals, until the connection changes."""
-        audit_at = time.monotonic() + self._settings.reconcile.audit_interval_s
+        audit_at = time.monotonic() + (0 if self._audit_is_due else self._settings.reconcile.audit_interval_s)
+        self._audit_is_due = False
         delay = self._settings.reconcile.retry_min_s
         while True:
             until_audit = max(0.0, audit_at - time.monotonic())

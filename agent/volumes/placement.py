@@ -27,6 +27,8 @@ class Pool:
     cluster_bytes: int
     zone: str = ""
     promised_bytes: float = 0.0
+    accepting: bool = True
+    """Whether new volumes may be placed on it; those that are there may grow."""
 
     def round_up(self, size_bytes: int) -> int:
         """`size_bytes` in whole clusters."""
@@ -98,6 +100,10 @@ class Ledger:
             pool.free_bytes = max(0, pool.free_bytes - sum(later))
         self._pools[pool.disk] = pool
 
+    def reserved_on(self, disk: str) -> list[str]:
+        """Everything that weighs on `disk`."""
+        return [name for name, each in self._reserved.items() if each.disk == disk]
+
     def remove_pool(self, disk: str) -> None:
         self._pools.pop(disk, None)
 
@@ -151,7 +157,11 @@ class Ledger:
 
     def capacity(self, tier: Tier, provisioning: Provisioning, segment: Segment = EVERYWHERE) -> Capacity:
         """What could be created now of that tier in `segment`."""
-        pools = [pool for pool in self._pools.values() if pool.tier is tier and segment.has(pool.node, pool.zone)]
+        pools = [
+            pool
+            for pool in self._pools.values()
+            if pool.accepting and pool.tier is tier and segment.has(pool.node, pool.zone)
+        ]
         rooms = [self.room(pool, provisioning) for pool in pools]
         return Capacity(
             total_bytes=sum(rooms),
@@ -203,7 +213,8 @@ def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
     pools = [
         pool
         for pool in ledger.pools()
-        if pool.tier is request.tier
+        if pool.accepting
+        and pool.tier is request.tier
         and request.topology.allows(pool.node, pool.zone)
         and request.disk in ("", pool.disk)
     ]

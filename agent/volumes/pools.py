@@ -14,11 +14,11 @@ from dataclasses import replace
 
 from agent.config import PoolSettings
 from agent.errors import FailedPrecondition, QuarryError, RpcError, TransportClosed, Unavailable
-from agent.model import Condition, ConditionStatus, Disk, DiskPhase, PoolStatus, StorageNode
+from agent.model import Condition, ConditionStatus, Disk, DiskPhase, PoolStatus
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
-from agent.store.interface import Store
-from agent.volumes.access import LOAD_TIMEOUT_S, DiskAccess, kind
+from agent.volumes.access import FILE, LOAD_TIMEOUT_S, DiskAccess, Refused, Why, kind
+from agent.volumes.disk_records import DiskRecords, with_condition, without_condition
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.space import Space, describe
 
@@ -27,43 +27,95 @@ log = logging.getLogger(__name__)
 SPACE_LOW = "SpaceLow"
 """Condition of a Disk: its pool is short of space; the reason is the name of agent.volumes.space.Space."""
 
+USABLE = "Usable"
+"""Condition of a Disk that is claimed and cannot be used; the reason is one of agent.volumes.access.Why."""
+
+RELEASED = "Released"
+"""Condition of a Disk that is to be released and cannot be yet."""
+
 _TIB = 1 << 40
 
 
 class Pools:
-    """Ensures pools and tells the ledger what they have. `access` is how disks of each `access.kind` are reached."""
+    """Ensures pools and tells the ledger what they have. `access` is how disks of each `access.kind` are reached.
+
+    One thing at a time happens to a disk; different disks do not wait for each other.
+    """
 
     def __init__(
         self,
         rpc: Rpc,
-        store: Store,
+        records: DiskRecords,
         ledger: Ledger,
-        node: StorageNode,
+        zone: str,
         settings: PoolSettings,
         access: Mapping[str, DiskAccess],
     ) -> None:
         self._rpc = rpc
-        self._store = store
+        self._records = records
         self._ledger = ledger
-        self._node = node.meta.name
-        self._zone = node.status.zone
+        self._zone = zone
         self._settings = settings
         self._access = access
         self._refreshing = asyncio.Lock()
+        self._turns: dict[str, asyncio.Lock] = {}
 
     async def ensure_all(self) -> list[Disk]:
-        """Bring up every claimed disk; those that fail say why in their status. Returns the ready ones."""
-        claimed = [
-            disk for disk in await self._store.list(Disk) if disk.spec.claimed and disk.status.node == self._node
-        ]
-        bases = await asyncio.gather(*(self._ensure_base(disk) for disk in claimed))
-        await bdev.wait_for_examine(self._rpc, timeout_s=LOAD_TIMEOUT_S)
-        disks = [disk for disk, error in bases if error is None]
-        for disk, error in bases:
-            if error is not None:
-                await self._fail(disk, error)
-        ready = await asyncio.gather(*(self._ensure_pool(disk) for disk in disks))
+        """Bring up every disk in service; those that fail say why in their status. Returns the ready ones."""
+        disks = [disk for disk in await self._records.list() if is_in_service(disk)]
+        ready = await asyncio.gather(*(self._ensure_or_tell(disk) for disk in disks))
         return [disk for disk in ready if disk is not None]
+
+    async def ensure(self, disk: Disk) -> Disk:
+        """Bring up one disk: attached as it is now, its pool loaded, made or grown, and counted with.
+
+        Raises QuarryError, as the status of the disk then says too.
+        """
+        async with self._turn(disk):
+            disk = await self._records.get(disk.meta.name) or disk
+            try:
+                await self._reach(disk).attach(disk)
+                await bdev.wait_for_examine(self._rpc, timeout_s=LOAD_TIMEOUT_S)
+                return await self._ensure_pool(disk)
+            except TransportClosed:
+                raise
+            except QuarryError as error:
+                await self._fail(disk, error)
+                raise
+
+    async def lose(self, disk: Disk, why: str) -> None:
+        """The disk is gone: so are its bdev and its pool, until it comes back."""
+        async with self._turn(disk):
+            if disk.status.phase is not DiskPhase.MISSING:
+                log.error("disk %s (%s) is gone: %s", disk.meta.name, disk.status.path, why)
+            try:
+                await self._records.change(
+                    disk, lambda now: replace(now, status=replace(now.status, phase=DiskPhase.MISSING, message=why))
+                )
+            finally:
+                self._ledger.remove_pool(disk.meta.name)
+            await self._reach(disk).detach(disk)
+
+    async def release(self, disk: Disk) -> Disk:
+        """Take the pool off the disk, which is blank afterwards.
+
+        Raises Refused while anything lives in the pool, which is left as it is and takes no new volumes.
+        """
+        async with self._turn(disk):
+            disk = await self._records.get(disk.meta.name) or disk
+            if disk.status.phase is not DiskPhase.RELEASING:
+                try:
+                    disk = await self._begin_release(disk)
+                except Refused as error:
+                    await self._tell(
+                        disk, Condition(RELEASED, ConditionStatus.FALSE, error.why, str(error), time.time())
+                    )
+                    raise
+            access = self._reach(disk)
+            await access.detach(disk)
+            await access.wipe(disk)
+            log.info("disk %s (%s) is released", disk.meta.name, disk.status.path)
+            return await self._records.change(disk, _released)
 
     async def refresh(self, *, record: bool = True) -> list[Disk]:
         """Look at the space of every pool again, one call to the target. Returns the disks whose pool is there.
@@ -75,9 +127,9 @@ class Pools:
             as_of = self._ledger.now
             found = {each.name: each for each in await lvol.list_lvstores(self._rpc)}
             present = []
-            for disk in await self._store.list(Disk):
+            for disk in await self._records.list():
                 pool, info = disk.status.pool, found.get(disk.pool_name)
-                if disk.status.node != self._node or not disk.spec.claimed or not pool.uuid:
+                if not is_in_service(disk) or not pool.uuid or self._turn(disk).locked():
                     continue
                 if info is not None and info.uuid == pool.uuid:
                     present.append(await self._record(disk, info, as_of, always=record))
@@ -85,50 +137,76 @@ class Pools:
                     await self._fail(disk, _gone(disk))
             return present
 
-    async def _ensure_base(self, disk: Disk) -> tuple[Disk, QuarryError | None]:
-        try:
-            await self._reach(disk).attach(disk)
-        except TransportClosed:
-            raise
-        except QuarryError as error:
-            return disk, error
-        return disk, None
+    async def give_up(self, disk: Disk) -> Disk:
+        """Forget a pool that is no longer on its disk. Raises Refused while volumes or snapshots were in it."""
+        async with self._turn(disk):
+            if living := self._ledger.reserved_on(disk.meta.name):
+                raise Refused(Why.IN_USE, f"disk {disk.meta.name} held {_some(sorted(living))}: delete them first")
+            return await self._records.change(disk, _released)
+
+    def follow(self, disk: Disk) -> None:
+        """Count the pool as what is wanted of its disk now: its tier, and whether it takes new volumes."""
+        pool = self._ledger.pool(disk.meta.name)
+        if pool is not None:
+            pool.tier, pool.accepting = disk.tier, disk.spec.claimed is True
+
+    def is_served(self, disk: Disk) -> bool:
+        """Whether the disk's pool is there to be used."""
+        return self._ledger.pool(disk.meta.name) is not None
+
+    def _turn(self, disk: Disk) -> asyncio.Lock:
+        return self._turns.setdefault(disk.meta.name, asyncio.Lock())
 
     def _reach(self, disk: Disk) -> DiskAccess:
         access = self._access.get(kind(disk))
         if access is None:
-            raise FailedPrecondition(f"disk {disk.meta.name}: this agent has no driver {disk.spec.driver!r}")
+            raise Refused(Why.NO_DRIVER, f"this agent has no driver {disk.spec.driver!r} for {disk.status.path}")
         return access
 
-    async def _ensure_pool(self, disk: Disk) -> Disk | None:
+    async def _ensure_or_tell(self, disk: Disk) -> Disk | None:
         try:
-            info = await lvol.get_lvstore(self._rpc, disk.pool_name)
-            before = disk.status.pool.uuid
-            if before and (info is None or info.uuid != before):
-                raise FailedPrecondition(
-                    f"{disk.status.path} held pool {before} and now holds {info.uuid if info else 'none'}; it is left "
-                    "alone. Give the disk back, or remove its volumes and name it differently"
-                )
-            if info is None:
-                await self._create_pool(disk)
-                info = await lvol.get_lvstore(self._rpc, disk.pool_name)
-            if info is None:
-                raise RpcError("bdev_lvol_create_lvstore", 0, f"pool {disk.pool_name} is missing after its creation")
-            stored = await self._store.get(Disk, disk.meta.name)
-            return await self._record(stored or disk, info)
+            return await self.ensure(disk)
         except TransportClosed:
             raise
-        except QuarryError as error:
-            await self._fail(disk, error)
-            return None
+        except QuarryError:
+            return None  # told by its status
 
-    async def _create_pool(self, disk: Disk) -> None:
+    async def _ensure_pool(self, disk: Disk) -> Disk:
+        info = await lvol.get_lvstore(self._rpc, disk.pool_name)
+        before = disk.status.pool.uuid
+        if before and (info is None or info.uuid != before):
+            raise Refused(
+                Why.OTHER_POOL if info else Why.POOL_LOST,
+                f"{disk.status.path} held pool {before} and now holds {info.uuid if info else 'none'}; it is left "
+                "alone. Give the disk back, or remove its volumes and name it differently",
+            )
+        if info is not None and info.base_bdev != disk.bdev_name:
+            raise Refused(Why.OTHER_POOL, f"pool {disk.pool_name} is served from {info.base_bdev}, another disk")
+        if info is None:
+            disk = await self._create_pool(disk)
+            info = await self._find_pool(disk, "bdev_lvol_create_lvstore", "its creation")
+        device = await bdev.get(self._rpc, disk.bdev_name)
+        size_bytes = device.size_bytes if device else 0
+        if 0 < disk.status.pool.device_bytes < size_bytes:
+            log.info("disk %s has grown to %d bytes: so does its pool", disk.meta.name, size_bytes)
+            await lvol.grow_lvstore(self._rpc, disk.pool_name)
+            info = await self._find_pool(disk, "bdev_lvol_grow_lvstore", "its growth")
+        return await self._record(disk, info, device_bytes=size_bytes)
+
+    async def _find_pool(self, disk: Disk, method: str, after: str) -> lvol.LvstoreInfo:
+        info = await lvol.get_lvstore(self._rpc, disk.pool_name)
+        if info is None:
+            raise RpcError(method, 0, f"pool {disk.pool_name} is missing after {after}")
+        return info
+
+    async def _create_pool(self, disk: Disk) -> Disk:
+        access = self._reach(disk)
         if disk.status.phase is not DiskPhase.FORMATTING:
-            await self._reach(disk).require_blank(disk)
-            formatting = replace(disk, status=replace(disk.status, phase=DiskPhase.FORMATTING, message=""))
-            disk = await self._store.update(formatting)
+            await access.require_blank(disk)
+            disk = await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FORMATTING))
         log.info("creating pool %s on %s", disk.pool_name, disk.status.path)
         try:
+            await access.require_blank(disk)  # the last look before data would be destroyed
             await lvol.create_lvstore(
                 self._rpc,
                 disk.bdev_name,
@@ -138,42 +216,111 @@ class Pools:
                 clear_method="none",
                 timeout_s=LOAD_TIMEOUT_S,
             )
-        except RpcError:
+        except (RpcError, FailedPrecondition):
             # Answered: nothing is half done. The mark would let whatever comes onto the disk later be overwritten.
-            await self._store.update(replace(disk, status=replace(disk.status, phase=DiskPhase.FAILED)))
+            await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FAILED))
             raise
+        return disk
+
+    async def _begin_release(self, disk: Disk) -> Disk:
+        pool = self._ledger.pool(disk.meta.name)
+        if pool is None:
+            raise Unavailable(f"the pool of disk {disk.meta.name} is not loaded: what lives on it is not known")
+        pool.accepting = False  # what is placed from here on goes elsewhere
+        living = await self._living_on(disk)
+        if living:
+            raise Refused(Why.IN_USE, f"disk {disk.meta.name} holds {_some(living)}: delete them first")
+        self._ledger.remove_pool(disk.meta.name)
+        return await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.RELEASING))
+
+    async def _living_on(self, disk: Disk) -> list[str]:
+        """Volumes and snapshots, recorded or found in the pool."""
+        lvols = await lvol.list_lvols(self._rpc, disk.pool_name)
+        return sorted({*self._ledger.reserved_on(disk.meta.name), *(each.name for each in lvols)})
 
     async def _record(
-        self, disk: Disk, info: lvol.LvstoreInfo, as_of: int | None = None, *, always: bool = True
+        self,
+        disk: Disk,
+        info: lvol.LvstoreInfo,
+        as_of: int | None = None,
+        *,
+        always: bool = True,
+        device_bytes: int = 0,
     ) -> Disk:
         pool = Pool(
             disk=disk.meta.name,
-            node=self._node,
-            tier=disk.spec.tier_override or disk.status.tier,
+            node=self._records.node,
+            tier=disk.tier,
             size_bytes=info.size_bytes,
             free_bytes=info.free_bytes,
             cluster_bytes=info.cluster_size,
             zone=self._zone,
+            accepting=disk.spec.claimed is True,
         )
         self._ledger.set_pool(pool, as_of)
         low = low_space(disk, self._ledger.space(pool), info)
-        if always or disk.status.phase is not DiskPhase.READY:
-            kept = PoolStatus(info.uuid, info.size_bytes, info.free_bytes, info.cluster_size)
-        else:
-            kept = disk.status.pool
-        status = replace(disk.status, phase=DiskPhase.READY, message="", pool=kept, conditions=(low,))
-        if status == disk.status:
-            return disk
         if low not in disk.status.conditions and (low.status is ConditionStatus.TRUE or disk.status.conditions):
             log.log(logging.WARNING if low.status is ConditionStatus.TRUE else logging.INFO, "%s", low.message)
-        return await self._store.update(replace(disk, status=status))
+
+        def ready(now: Disk) -> Disk:
+            kept = now.status.pool
+            if always or now.status.phase is not DiskPhase.READY:
+                size = device_bytes or kept.device_bytes
+                kept = PoolStatus(info.uuid, info.size_bytes, info.free_bytes, info.cluster_size, size)
+            told = with_condition(without_condition(now.status.conditions, USABLE), low)
+            told = without_condition(told, RELEASED) if now.spec.claimed else told
+            status = replace(now.status, phase=DiskPhase.READY, message="", pool=kept, conditions=told)
+            return replace(now, status=status)
+
+        return await self._records.change(disk, ready)
+
+    async def _tell(self, disk: Disk, condition: Condition) -> None:
+        def told(now: Disk) -> Disk:
+            return replace(now, status=replace(now.status, conditions=with_condition(now.status.conditions, condition)))
+
+        await self._records.change(disk, told)
 
     async def _fail(self, disk: Disk, error: QuarryError) -> None:
-        log.error("disk %s (%s) is not usable: %s", disk.meta.name, disk.status.path, error)
-        self._ledger.remove_pool(disk.meta.name)
-        stored = await self._store.get(Disk, disk.meta.name) or disk
-        phase = stored.status.phase if stored.status.phase is DiskPhase.FORMATTING else DiskPhase.FAILED
-        await self._store.update(replace(stored, status=replace(stored.status, phase=phase, message=str(error))))
+        text, why = str(error), error.why if isinstance(error, Refused) else Why.FAILED
+        condition = _condition(USABLE, why, text)
+
+        def failed(now: Disk) -> Disk:
+            mark = now.status.phase is DiskPhase.FORMATTING
+            phase = DiskPhase.FORMATTING if mark else DiskPhase.FAILED
+            told = with_condition(now.status.conditions, condition)
+            return replace(now, status=replace(now.status, phase=phase, message=text, conditions=told))
+
+        try:
+            changed = await self._records.change(disk, failed) != disk
+        finally:
+            self._ledger.remove_pool(disk.meta.name)
+        if changed:
+            log.error("disk %s (%s) is not usable: %s", disk.meta.name, disk.status.path, error)
+
+
+def is_in_service(disk: Disk) -> bool:
+    """Whether the disk's pool is to be served: it is claimed, or not released yet."""
+    if disk.status.phase is DiskPhase.RELEASING:
+        return False
+    return bool(disk.spec.claimed) or (bool(disk.status.pool.uuid) and kind(disk) != FILE)
+
+
+def _condition(kind: str, why: Why, text: str) -> Condition:
+    return Condition(kind, ConditionStatus.FALSE, why.value, text, time.time())
+
+
+def _in_phase(disk: Disk, phase: DiskPhase) -> Disk:
+    return replace(disk, status=replace(disk.status, phase=phase, message=""))
+
+
+def _released(disk: Disk) -> Disk:
+    phase = DiskPhase.AVAILABLE if disk.status.eligible else DiskPhase.INELIGIBLE
+    status = replace(disk.status, phase=phase, message="", pool=PoolStatus(), conditions=())
+    return replace(disk, status=status)
+
+
+def _some(names: list[str], limit: int = 10) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _gone(disk: Disk) -> Unavailable:

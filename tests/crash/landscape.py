@@ -108,12 +108,14 @@ def _short(value: Any) -> str:
 
 
 def _store(path: Path) -> dict[str, Any]:
+    """All resources, but for the disks of the machine that the tests run on: those nobody claimed."""
     connection = sqlite3.connect(path)
     try:
         rows = connection.execute("SELECT kind, name, document FROM resources").fetchall()
     finally:
         connection.close()
-    return {f"{kind} {name}": _stable(json.loads(document)) for kind, name, document in rows}
+    found = {f"{kind} {name}": _stable(json.loads(document)) for kind, name, document in rows}
+    return {key: each for key, each in found.items() if each["spec"].get("claimed", True) is not None}
 
 
 def _stable(value: Any) -> Any:

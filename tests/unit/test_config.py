@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agent.config import FileDisk, Settings, load_settings, parse_size
+from agent.config import ITEMS, FileDisk, Settings, load_settings, parse_size
 from agent.errors import InvalidArgument
 from agent.model import Tier
 
@@ -133,6 +133,10 @@ def test_settings_are_frozen_and_validated_in_python_too(tmp_path: Path) -> None
         ("file_disks: ['/d:1GiB:gold']", "file_disks.0.tier", "'nvme', 'ssd' or 'hdd'"),
         ("file_disks: [{path: /d, sise: 1GiB, tier: ssd}]", "file_disks.0.size", "required"),
         ("file_disks: ['/d:1GiB:ssd', '/d:2GiB:ssd']", "settings", "/d is named twice"),
+        ("disks: {claim: [{}]}", "disks.claim.0", "to mean every disk write `path: '*'`"),
+        ("disks: {claim: [{tier: gold}]}", "disks.claim.0.tier", "'nvme', 'ssd' or 'hdd'"),
+        ("disks: {claim: [{modell: x}]}", "disks.claim.0.modell", "did you mean model?"),
+        ("disks: {exclude: [{min_size: 2TB, max_size: 1TB}]}", "disks.exclude.0", "min_size is above max_size"),
         ("rpc: {call_timeout_s: 0}", "rpc.call_timeout_s", "greater than 0"),
         ("rpc: {reconnect_min_s: 5.0}", "rpc", "above reconnect_max_s"),
         ("reconcile: {retry_min_s: 50}", "reconcile", "above retry_max_s"),
@@ -182,6 +186,12 @@ state_dir: /var/lib/quarry
 file_disks:
   - /var/lib/quarry/disk0.img:20GiB:nvme
   - {path: /var/lib/quarry/disk1.img, size: 100GiB, tier: hdd}
+disks:
+  claim:
+    - {tier: nvme, min_size: 1TB}
+    - {model: "SAMSUNG MZ*", transport: sata}
+  exclude:
+    - {path: /dev/disk/by-path/pci-0000:3b:00.0-*}
 pool:
   overprovision_ratio: 5
 log:
@@ -209,8 +219,8 @@ def _section(model: type[BaseModel], title: str) -> Iterator[str]:
             continue
         alias = getattr(field.validation_alias, "choices", [name])[0]
         yield f"| `{alias}` | {_default(field)} | {field.description} |\n"
-        if name == "file_disks":
-            nested[name] = FileDisk
+        if name in ITEMS:
+            nested[name] = ITEMS[name]
     for name, section in nested.items():
         yield from _section(section, name)
 

@@ -1,0 +1,236 @@
+"""Keeps the Disks of this node true: what is seen of them is recorded, what is wanted of them is done.
+
+Level-triggered: an event of the machine, of the store or of the target only says which disk to look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from agent.config import DiskSettings
+from agent.disks import rules
+from agent.disks.eligibility import Code
+from agent.disks.inventory import Change, Known
+from agent.disks.watch import Watch
+from agent.errors import AlreadyExists, Conflict, NotFound, QuarryError
+from agent.model import Disk, DiskPhase, DiskSpec, Meta
+from agent.store.interface import Store
+from agent.volumes.access import KERNEL, Refused, Why, kind
+from agent.volumes.disk_records import DiskRecords
+from agent.volumes.observed import Observed
+from agent.volumes.pools import Pools, is_in_service
+
+log = logging.getLogger(__name__)
+
+RETRY_MIN_S, RETRY_MAX_S = 0.5, 30.0
+RESTART_S = 5.0
+"""Pause before discovery is begun again after a defect ended it."""
+
+_NO_DISK = {Code.KIND, Code.PATH, Code.NETWORK}
+"""What is refused for one of these is no disk of this machine, and gets no record."""
+
+
+class DiskKeeper:
+    """Implements `agent.volumes.bringup.Companion`.
+
+    `is_ready`: whether the target serves; `audit_soon` is called when a pool came or went.
+    """
+
+    def __init__(self, store: Store, records: DiskRecords, watch: Watch, pools: Pools, settings: DiskSettings) -> None:
+        self._store = store
+        self._records = records
+        self._inventory = watch.inventory
+        self._watch = watch
+        self._pools = pools
+        self._settings = settings
+        self._specs: dict[str, DiskSpec] = {}
+        self._stirred: dict[str, asyncio.Event] = {}
+        self._working: set[asyncio.Task[None]] = set()
+        self._served: dict[str, tuple[str, int, int]] = {}
+        """How each disk in service was reached when its pool came up: path, DISKSEQ, size."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self.is_ready: Callable[[], bool] = lambda: False
+        self.audit_soon: Callable[[], None] = lambda: None
+
+    # --- Companion ---
+
+    async def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._follow_machine(), name="disks-watch"),
+            asyncio.create_task(self._follow_store(), name="disks-specs"),
+        ]
+
+    async def stop(self) -> None:
+        tasks = [*self._tasks, *self._working]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def brought_up(self, observed: Observed) -> None:
+        pass
+
+    async def audited(self, observed: Observed) -> None:
+        """A target is there, new or looked at again: those that are not served as they should be get another try."""
+        if self._watch.discovered.is_set():
+            self._stir(disk.meta.name for disk in await self._records.list() if kind(disk) == KERNEL)
+
+    # --- following ---
+
+    async def _follow_machine(self) -> None:
+        while True:
+            try:
+                await self._watch.run(self._report, self._first_look_done)
+            except Exception:  # the outermost loop: a defect must not end discovery for good
+                log.exception("following the disks of this machine failed; beginning again in %g s", RESTART_S)
+            await asyncio.sleep(RESTART_S)
+
+    def _report(self, changes: Sequence[Change]) -> None:
+        self._stir(change.known.identity for change in changes if change.known.identity)
+
+    def _first_look_done(self) -> None:
+        log.info("%d disks found", len(self._inventory.known))
+        self._stir(self._specs)
+
+    async def _follow_store(self) -> None:
+        events = self._store.watch(Disk)
+        for disk in await self._records.list():
+            self._specs[disk.meta.name] = disk.spec
+        self._stir(self._specs)
+        async for event in events:
+            changed = [event.resource] if event.resource is not None else await self._records.list()
+            for disk in changed:
+                if self._specs.get(disk.meta.name) != disk.spec:
+                    self._specs[disk.meta.name] = disk.spec
+                    self._stir([disk.meta.name])
+
+    # --- settling ---
+
+    def _stir(self, names: Iterable[str]) -> None:
+        """Look at these disks, each in a task of its own: one that does not answer holds up nobody else."""
+        for name in names:
+            if name not in self._stirred:
+                self._stirred[name] = asyncio.Event()
+                task = asyncio.create_task(self._look_after(name), name=f"disk-{name}")
+                self._working.add(task)
+                task.add_done_callback(self._working.discard)
+            self._stirred[name].set()
+
+    async def _look_after(self, name: str) -> None:
+        """Until nothing is left to do."""
+        stirred, delay = self._stirred[name], RETRY_MIN_S
+        await stirred.wait()
+        while stirred.is_set():
+            stirred.clear()
+            if await self._is_settled(name):
+                delay = RETRY_MIN_S
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stirred.wait(), delay)
+            delay = RETRY_MIN_S if stirred.is_set() else min(2 * delay, RETRY_MAX_S)
+            stirred.set()
+        del self._stirred[name]
+
+    async def _is_settled(self, name: str) -> bool:
+        try:
+            await self._settle(name)
+        except (Conflict, AlreadyExists, NotFound):
+            self._stirred[name].set()  # somebody else was faster
+        except QuarryError as error:
+            log.debug("disk %s has to wait: %s", name, error)
+            return False
+        except Exception:  # the outermost loop: a defect must not end it for the disk
+            log.exception("disk %s could not be looked after", name)
+            return False
+        return True
+
+    async def _settle(self, name: str) -> None:
+        """Compare one disk's record with what is there, and close the difference."""
+        disk, found = await self._records.get(name), self._inventory.find(name)
+        if disk is not None and kind(disk) != KERNEL:
+            return
+        if not found:
+            if disk is not None and self._watch.discovered.is_set():
+                await self._absent(disk)
+            return
+        # Of several that say to be this disk none is taken; what is in service stays what it was.
+        path = disk.status.path if disk else ""
+        known = next((each for each in found if each.status.path == path), found[0])
+        if disk is None:
+            if known.twins or any(reason.code in _NO_DISK for reason in known.reasons):
+                return
+            disk = await self._records.create(Disk(meta=Meta(name), status=known.status))
+        disk = await self._records.change(disk, lambda now: _observed(now, known))
+        await self._do_what_is_wanted(disk, known)
+
+    async def _absent(self, disk: Disk) -> None:
+        self._served.pop(disk.meta.name, None)
+        if disk.spec == DiskSpec() and not disk.status.pool.uuid:
+            await self._records.forget(disk)
+            self._specs.pop(disk.meta.name, None)
+            return
+        was_served = self._pools.is_served(disk)
+        try:
+            await self._pools.lose(disk, "it is not in this machine")
+        finally:
+            if was_served:
+                self.audit_soon()
+
+    async def _do_what_is_wanted(self, disk: Disk, known: Known) -> None:
+        if disk.spec.claimed is None and disk.status.eligible and rules.claims(self._settings, disk):
+            log.info("disk %s (%s) is claimed by a rule", disk.meta.name, disk.status.path)
+            disk = await self._records.change(disk, _claimed)
+        if not self.is_ready():
+            return  # `audited` comes when it is
+        if is_in_service(disk):
+            try:
+                await self._serve(disk, known)
+            except Refused as error:
+                if error.why is not Why.POOL_LOST or disk.spec.claimed:
+                    raise
+                await self._pools.give_up(disk)
+                return
+        if disk.status.phase is DiskPhase.RELEASING or (not disk.spec.claimed and disk.status.pool.uuid):
+            await self._release(disk)
+
+    async def _serve(self, disk: Disk, known: Known) -> None:
+        reached = (known.status.path, known.status.disk_sequence, known.status.size_bytes)
+        was_served = self._pools.is_served(disk)
+        if was_served and self._served.get(disk.meta.name) == reached and disk.status.phase is DiskPhase.READY:
+            self._pools.follow(disk)
+            return
+        self._served.pop(disk.meta.name, None)
+        try:
+            await self._pools.ensure(disk)
+            self._served[disk.meta.name] = reached
+        finally:
+            if was_served != self._pools.is_served(disk):
+                self.audit_soon()
+
+    async def _release(self, disk: Disk) -> None:
+        await self._pools.release(disk)
+        self._served.pop(disk.meta.name, None)
+        if (found := self._inventory.find(disk.meta.name)) and (fresh := await self._inventory.verdict(found[0].name)):
+            await self._records.change(disk, lambda now: _observed(now, fresh))
+        self.audit_soon()
+        self._stir([disk.meta.name])
+
+
+def _claimed(disk: Disk) -> Disk:
+    return replace(disk, spec=replace(disk.spec, claimed=True)) if disk.spec.claimed is None else disk
+
+
+def _observed(disk: Disk, known: Known) -> Disk:
+    """The record with what is seen now. Phase, pool and conditions of a disk in service are not the eye's to judge."""
+    now = disk.status
+    status = replace(known.status, phase=now.phase, message=now.message, pool=now.pool, conditions=now.conditions)
+    if now.pool.uuid and known.pool is not None and known.pool.uuid == now.pool.uuid:
+        # What is recognised beside its own pool are the data of its volumes.
+        others = [reason for reason in known.reasons if reason.code is not Code.CONTENT]
+        status = replace(status, eligible=not others, reasons=tuple(reason.text for reason in others))
+    if not disk.spec.claimed and not now.pool.uuid:
+        status = replace(status, phase=known.status.phase, message="", conditions=())
+    return replace(disk, status=status)
