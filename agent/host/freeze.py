@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from agent.errors import FailedPrecondition, Unavailable
 from agent.host import freeze_holder, process
 from agent.host.mount import Mount
+from agent.host.pipe import Pipe
 
 SYNC_TIMEOUT_S = 30.0
 """How long writing back before the freeze may take. A volume with a low limit and much unwritten needs longer."""
@@ -109,24 +110,25 @@ class _Holder:
 
     def __init__(self, *arguments: str) -> None:
         argv = [sys.executable, "-I", "-S", freeze_holder.__file__, *arguments]
+        self._reader = asyncio.StreamReader()
+        try:
+            self._words = Pipe(self._reader.feed_data)
+        except OSError as error:
+            raise Unavailable(f"cannot start a process: {error.strerror}") from error
+        self._words.ended.add_done_callback(lambda _: self._reader.feed_eof())
         try:
             # Not agent.host.process: its children die with us. A session of its own, out of reach of our signals.
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
-                cwd="/",
+                argv, stdin=subprocess.PIPE, stdout=self._words.write_end, stderr=subprocess.DEVNULL, cwd="/",
+                start_new_session=True,
             )  # fmt: skip
         except OSError as error:
+            self._words.close()
             raise Unavailable(f"cannot start a process: {error.strerror}") from error
-        self._reader: asyncio.StreamReader | None = None
-        self._transport: asyncio.BaseTransport | None = None
+        self._words.close_write_end()
 
     async def word(self) -> str:
         """The next thing it says, "" when it has ended."""
-        if self._reader is None:
-            self._reader = reader = asyncio.StreamReader()
-            self._transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
-            )
         return (await self._reader.readline()).decode(errors="replace").strip()
 
     def let_go(self) -> None:
@@ -137,8 +139,7 @@ class _Holder:
     async def reap(self) -> None:
         """After its last word."""
         self.let_go()
-        if self._transport is not None:
-            self._transport.close()
+        self._words.close()
         try:
             await asyncio.to_thread(self._process.wait, _REAP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

@@ -15,13 +15,13 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable, shorten
-from agent.host import child
 from agent.host.child import Child
+from agent.host.pipe import Pipe
 
 MAX_OUTPUT_BYTES = 4 << 20
 """A program that prints more than this on stdout is killed; of stderr the last `MAX_STDERR_BYTES` are kept."""
@@ -73,31 +73,29 @@ async def run(
     the machine cannot start a process now. After a deadline or a cancellation the whole process group is gone.
     """
     command = _guarded(argv)
-    stdin = child.DEVNULL if input is None else child.PIPE
-    process = _start(command, stdin=stdin, stdout=child.PIPE, stderr=child.PIPE)
+    output = _Captured(argv)
     try:
-        async with asyncio.timeout(timeout_s):
-            await process.connect(input)
-            stdout, stderr = await _communicate(argv, process)
-            code = await process.wait()
-    except TimeoutError:
-        await _kill(process)
-        raise DeadlineExceeded(f"{argv[0]} did not end within {timeout_s:g} s and was killed") from None
-    except BaseException:
-        await _kill(process)
-        raise
+        process = _start(command, input, output.stdout, output.stderr)
+        output.follow(process.pid)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await output.ended()
+                code = await process.wait()
+        except TimeoutError:
+            await _kill(process)
+            raise DeadlineExceeded(f"{argv[0]} did not end within {timeout_s:g} s and was killed") from None
+        except BaseException:
+            await _kill(process)
+            raise
     finally:
-        process.close()
-    text = stderr.decode(errors="surrogateescape")
-    if code not in ok_codes:
-        raise CommandFailed(argv, code, text)
-    return Completed(stdout.decode(errors="surrogateescape"), text, code)
+        output.close()
+    return output.completed(code, ok_codes)
 
 
 class Process:
     """A child that runs for long, in a process group of its own; its output goes to a log, line by line."""
 
-    def __init__(self, argv: Sequence[str], process: Child, output: _Output) -> None:
+    def __init__(self, argv: Sequence[str], process: Child, output: _Logged) -> None:
         self.argv = tuple(argv)
         self.pid = process.pid
         self._process = process
@@ -131,15 +129,13 @@ class Process:
         except TimeoutError:
             raise DeadlineExceeded(f"{self.argv[0]} (pid {self.pid}) does not end, not even by SIGKILL") from None
 
-    async def _follow(self, output: _Output) -> None:
-        reading = asyncio.create_task(output.forward())
+    async def _follow(self, output: _Logged) -> None:
         try:
             await self._process.wait()
             # What the child started itself ends with it, and so lets go of the other end of the pipe.
             _signal_group(self.pid, signal.SIGKILL)
-            await asyncio.wait([reading], timeout=REAP_TIMEOUT_S)
+            await asyncio.wait([output.pipe.ended], timeout=REAP_TIMEOUT_S)
         finally:
-            reading.cancel()
             output.close()
 
 
@@ -149,52 +145,85 @@ async def spawn(argv: Sequence[str], *, log: logging.Logger) -> Process:
     Raises FailedPrecondition when the program is not installed, Unavailable when no process can be started.
     """
     command = _guarded(argv)
-    output = await _Output.open(log)
+    output = _Logged(log)
     try:
-        process = _start(command, stdin=child.DEVNULL, stdout=output.write_end, stderr=child.STDOUT)
+        process = _start(command, None, output.pipe, output.pipe)
     except BaseException:
         output.close()
         raise
-    finally:
-        os.close(output.write_end)
     return Process(argv, process, output)
 
 
-class _Output:
-    """The pipe that a spawned child writes to."""
+class _Captured:
+    """What a program prints: all of stdout, unless it is too much, and the end of stderr."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport, write_end: int, log: logging.Logger
-    ) -> None:
-        self.write_end = write_end
-        self._reader = reader
-        self._transport = transport
-        self._log = log
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = argv
+        self._pid = 0
+        self._out, self._err, self._is_too_much = bytearray(), bytearray(), False
+        with _descriptors():
+            self.stdout = Pipe(self._take_out)
+            try:
+                self.stderr = Pipe(self._take_err)
+            except BaseException:
+                self.stdout.close()
+                raise
 
-    @classmethod
-    async def open(cls, log: logging.Logger) -> _Output:
-        read_end, write_end = os.pipe()
-        reader = asyncio.StreamReader()
-        pipe = os.fdopen(read_end, "rb", buffering=0)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
-        return cls(reader, transport, write_end, log)
+    def follow(self, pid: int) -> None:
+        """`pid` leads the group that prints."""
+        self._pid = pid
+
+    async def ended(self) -> None:
+        """Return when nobody can print any more."""
+        await asyncio.wait([self.stdout.ended, self.stderr.ended])
 
     def close(self) -> None:
-        self._transport.close()
+        self.stdout.close()
+        self.stderr.close()
 
-    async def forward(self) -> None:
-        """Log line by line until the end."""
-        pending = b""
-        while chunk := await self._reader.read(65536):
-            *lines, pending = (pending + chunk).split(b"\n")
-            if len(pending) > MAX_LOG_LINE_BYTES:
-                lines.append(pending)
-                pending = b""
-            for line in lines:
-                self._line(line)
-        self._line(pending)
+    def completed(self, code: int, ok_codes: Collection[int]) -> Completed:
+        """Raises CommandFailed."""
+        if self._is_too_much:
+            raise CommandFailed(self._argv, -signal.SIGKILL, f"it printed more than {MAX_OUTPUT_BYTES} bytes")
+        text = self._err.decode(errors="surrogateescape")
+        if code not in ok_codes:
+            raise CommandFailed(self._argv, code, text)
+        return Completed(self._out.decode(errors="surrogateescape"), text, code)
+
+    def _take_out(self, chunk: bytes) -> None:
+        if self._is_too_much:
+            return
+        self._out += chunk
+        if len(self._out) > MAX_OUTPUT_BYTES:
+            self._is_too_much = True
+            _signal_group(self._pid, signal.SIGKILL)
+
+    def _take_err(self, chunk: bytes) -> None:
+        self._err += chunk
+        del self._err[:-MAX_STDERR_BYTES]
+
+
+class _Logged:
+    """What a spawned child prints, in `log` line by line."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._pending = b""
+        with _descriptors():
+            self.pipe = Pipe(self._take)
+
+    def close(self) -> None:
+        self.pipe.close()
+        self._line(self._pending)
+        self._pending = b""
+
+    def _take(self, chunk: bytes) -> None:
+        *lines, self._pending = (self._pending + chunk).split(b"\n")
+        if len(self._pending) > MAX_LOG_LINE_BYTES:
+            lines.append(self._pending)
+            self._pending = b""
+        for line in lines:
+            self._line(line)
 
     def _line(self, line: bytes) -> None:
         text = line[:MAX_LOG_LINE_BYTES].decode(errors="replace").rstrip()
@@ -228,43 +257,26 @@ def _guarded(argv: Sequence[str]) -> list[str]:
     return [*guard, _required(argv[0]), *argv[1:]]
 
 
-def _start(command: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> Child:
+def _start(command: Sequence[str], input: bytes | None, stdout: Pipe, stderr: Pipe) -> Child:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LC_") and name != "PPID"}
     environment |= {"LC_ALL": "C", "PATH": _search_path()}
     try:
-        return Child(command, environment, stdin=stdin, stdout=stdout, stderr=stderr)
+        with _descriptors():
+            return Child(command, environment, input, stdout.write_end, stderr.write_end)
+    finally:
+        stdout.close_write_end()
+        stderr.close_write_end()
+
+
+@contextmanager
+def _descriptors() -> Iterator[None]:
+    """The errors of a machine that cannot start a process."""
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.E2BIG:
             raise InvalidArgument("argument", "the command line is longer than the kernel allows") from error
         raise Unavailable(f"cannot start a process: {error.strerror}") from error
-
-
-async def _communicate(argv: Sequence[str], process: Child) -> tuple[bytes, bytes]:
-    async with asyncio.TaskGroup() as group:
-        stdout = group.create_task(_read_all(process))
-        stderr = group.create_task(_read_tail(process.stderr))
-    if stdout.result() is None:
-        raise CommandFailed(argv, -signal.SIGKILL, f"it printed more than {MAX_OUTPUT_BYTES} bytes")
-    return stdout.result() or b"", stderr.result()
-
-
-async def _read_all(process: Child) -> bytes | None:
-    """Everything on stdout until its end, or None when it is too much: then the program is killed."""
-    data = bytearray()
-    while process.stdout is not None and (chunk := await process.stdout.read(65536)):
-        data += chunk
-        if len(data) > MAX_OUTPUT_BYTES:
-            _signal_group(process.pid, signal.SIGKILL)
-            return None
-    return bytes(data)
-
-
-async def _read_tail(stream: asyncio.StreamReader | None) -> bytes:
-    data = bytearray()
-    while stream is not None and (chunk := await stream.read(65536)):
-        data += chunk
-        del data[:-MAX_STDERR_BYTES]
-    return bytes(data)
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

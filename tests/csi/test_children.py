@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,36 @@ def test_neither_disturbs_the_other(tmp_path: Path) -> None:
     """A program that did not start, or a call that was cut off, raises; a loop that stands still ends by timeout."""
     calls = event_loop.run(both(f"unix://{tmp_path}/s.sock"))
     assert calls
+
+
+def test_a_caller_that_leaves_disturbs_nobody() -> None:
+    """At whatever moment it leaves: nothing stays open, and the next program has its output."""
+    assert event_loop.run(leaving()) == 0
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def leaving() -> int:
+    """How many descriptors are open afterwards that were not before."""
+    await process.run(["true"], timeout_s=20)
+    before = descriptors()
+
+    async def leave_then_stay(turns: int) -> None:
+        running = asyncio.create_task(process.run(["cat"], input=b"in", timeout_s=20))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert (await process.run(["cat"], input=b"in", timeout_s=20)).stdout == "in"
+
+    for turns in range(12):
+        async with asyncio.TaskGroup() as group:
+            for more in range(8):
+                group.create_task(leave_then_stay(turns + more))
+        gc.collect()
+    return descriptors() - before
 
 
 async def both(endpoint: str) -> int:
