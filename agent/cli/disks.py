@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.binding import bind, is_meant, state_dir_option, unbind
 from agent.cli.output import configure_logs, log_options, output_option, print_json
-from agent.errors import InvalidArgument, NotFound
+from agent.errors import FailedPrecondition, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,15 +35,20 @@ def disks() -> None:
     """
 
 
+disks.add_command(bind)
+disks.add_command(unbind)
+
+
 @disks.command("list", short_help="List all disks with the reasons why not.")
 @_RECORDING
+@state_dir_option
 @output_option
 @log_options("warning")
-def list_disks(recording: Path | None, output: str, **logging: str | None) -> None:
+def list_disks(recording: Path | None, state_dir: Path, output: str, **logging: str | None) -> None:
     """List every whole block device, with all the reasons why it cannot be claimed."""
     configure_logs(logging["log_level"], logging["log_format"])
     inventory = _scanned(_source(recording))
-    found = sorted(inventory.known.values(), key=lambda known: _natural(known.name))
+    found = sorted(_with_away(inventory, recording, state_dir).values(), key=lambda known: _natural(known.name))
     if output == "json":
         print_json([document(known) for known in found])
     else:
@@ -53,13 +59,14 @@ def list_disks(recording: Path | None, output: str, **logging: str | None) -> No
 @disks.command(short_help="Show all that is known of one disk.")
 @click.argument("disk")
 @_RECORDING
+@state_dir_option
 @output_option
 @log_options("warning")
-def show(disk: str, recording: Path | None, output: str, **logging: str | None) -> None:
+def show(disk: str, recording: Path | None, state_dir: Path, output: str, **logging: str | None) -> None:
     """Show all that is known of one DISK: its identity, name (sda), path in /dev (any link to it) or serial number."""
     configure_logs(logging["log_level"], logging["log_format"])
     inventory = _scanned(_source(recording))
-    known = _find(disk, inventory.known)
+    known = _find(disk, _with_away(inventory, recording, state_dir))
     if output == "json":
         print_json(document(known))
     else:
@@ -139,21 +146,30 @@ def _scanned(source: Source) -> Inventory:
     return asyncio.run(scan())
 
 
+def _with_away(inventory: Inventory, recording: Path | None, state_dir: Path) -> Mapping[str, Known]:
+    """The disks that the kernel has, and those that the target drives itself; a recording has only the former."""
+    if recording is not None:
+        return inventory.known
+    from agent.disks.binder import FOLDER, Binder, away
+
+    try:
+        gone = away(Binder(state_dir / FOLDER, inventory).bindings())
+    except FailedPrecondition as error:
+        click.echo(f"quarry: not seen: disks with a user-space driver: {error}", err=True)
+        return inventory.known
+    here = {known.identity for known in inventory.known.values()}
+    return {**inventory.known, **{known.name: known for known in gone.values() if known.identity not in here}}
+
+
 def _find(wanted: str, known: Mapping[str, Known]) -> Known:
     """The disk that is meant. NotFound, or InvalidArgument when several are."""
-    found = [each for each in known.values() if _is_meant(wanted, each)]
+    found = [each for each in known.values() if is_meant(wanted, each)]
     if not found:
         raise NotFound("disk", wanted)
     if len(found) > 1:
         names = ", ".join(each.name for each in found)
         raise InvalidArgument("DISK", f"{wanted!r} fits {names}", "give one of these names")
     return found[0]
-
-
-def _is_meant(wanted: str, known: Known) -> bool:
-    status = known.status
-    names = {known.name, known.identity, status.path, status.serial, status.wwid, *status.links} - {""}
-    return wanted in names or (wanted.startswith("/dev/") and str(Path(wanted).resolve()) == status.path)
 
 
 def document(known: Known) -> dict[str, Any]:
@@ -180,13 +196,15 @@ def print_disks(found: Sequence[Known]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     # In a narrow window identity and model give way, nothing else.
     name_width = max(len(known.name) for known in found)
-    for title, width in (("NAME", max(4, name_width)), ("TIER", 4), ("TRANSPORT", 12), ("SIZE", 8)):
+    transport_width = 16 if any(known.status.driver != "kernel" for known in found) else 12
+    for title, width in (("NAME", max(4, name_width)), ("TIER", 4), ("TRANSPORT", transport_width), ("SIZE", 8)):
         table.add_column(title, width=width, justify="right" if title == "SIZE" else "left")
     for title in ("ID", "MODEL", "CLAIMABLE") if piped else ("CLAIMABLE", "ID", "MODEL"):
         table.add_column(title, width=None if piped or title != "CLAIMABLE" else 9)
     for known in found:
         status = known.status
-        cells = [known.name, status.tier.value, status.transport, size(status.size_bytes)]
+        driver = "" if status.driver == "kernel" else f" ({status.driver})"
+        cells = [known.name, status.tier.value, status.transport + driver, size(status.size_bytes)]
         verdict, who = "yes" if status.eligible else "no", [known.identity or "-", status.model or "-"]
         if piped:
             cells += [*who, ": ".join((verdict, *filter(None, ["; ".join(status.reasons)])))]
@@ -233,6 +251,7 @@ def _lines(known: Known) -> Iterable[tuple[str, Iterable[str]]]:
     yield "claimable", ["yes"] if status.eligible else [f"no: {reason}" for reason in status.reasons]
     yield "tier", [status.tier.value]
     yield "transport", [status.transport]
+    yield "driver", [f"{status.driver}, {status.message}" if status.bdev else status.driver]
     yield "model", [status.model or "-"]
     yield "serial", [status.serial or "-"]
     yield "wwid", [status.wwid or "-"]

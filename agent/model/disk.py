@@ -69,6 +69,10 @@ class DiskStatus:
     disk_sequence: int = 0
     """The kernel's DISKSEQ: never used again while the machine runs, unlike the name. 0: not known."""
     tier: Tier = Tier.SSD
+    driver: str = "kernel"
+    """Who drives it now: `kernel`, or `userspace` (the target, by a driver that the kernel has for this)."""
+    bdev: str = ""
+    """Name of its base bdev where the target chose it (user-space driver); empty: ours."""
     eligible: bool = False
     reasons: tuple[str, ...] = ()
     phase: DiskPhase = DiskPhase.AVAILABLE
@@ -91,7 +95,7 @@ class Disk:
     @property
     def bdev_name(self) -> str:
         """Name of the base bdev in the target."""
-        return f"disk-{self.meta.name}"
+        return self.status.bdev or f"disk-{self.meta.name}"
 
     @property
     def pool_name(self) -> str:
