@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -24,7 +23,7 @@ from agent.disks.inventory import Inventory
 from agent.disks.machine import Machine
 from agent.disks.watch import Watch
 from agent.errors import FailedPrecondition
-from agent.host import ublk
+from agent.host import locks, ublk
 from agent.model import Disk, DiskPhase, Frontend, Meta, StorageNode, StorageNodeStatus, TargetState
 from agent.spdk import bdev
 from agent.spdk.client import Client
@@ -312,10 +311,7 @@ def _make_private(folder: Path) -> None:
 
 def _lock(path: Path) -> int:
     """Hold `path` locked as long as this process lives. Raises FailedPrecondition when another holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise FailedPrecondition(f"another agent runs on {path.parent}; stop it or give another --state-dir") from None
+    descriptor = locks.hold(path)
+    if descriptor is None:
+        raise FailedPrecondition(f"another agent runs on {path.parent}; stop it or give another --state-dir")
     return descriptor

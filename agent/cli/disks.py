@@ -1,4 +1,7 @@
-"""`quarry disks`: the disks of this machine, what is on them, and why one may or may not be claimed. Only reads."""
+"""`quarry disks`: the disks of this machine, what is on them, and why one may or may not be claimed.
+
+The commands of this module only read.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.binding import bind, is_meant, state_dir_option, unbind
+from agent.cli.claims import claim, release
 from agent.cli.output import configure_logs, log_options, output_option, print_json
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -27,16 +31,18 @@ _RECORDING = click.option(
 )
 
 
-@click.group(short_help="Look at the disks of this machine.")
+@click.group(short_help="Look at the disks of this machine, claim and release them.")
 def disks() -> None:
     """Look at the disks of this machine: what they are, what is on them, why they can be claimed or not.
 
-    Nothing is written to any disk. As root everything is seen; without, the content of disks stays unknown.
+    Only claim and release change a disk. As root everything is seen; without, the content of disks stays unknown.
     """
 
 
 disks.add_command(bind)
 disks.add_command(unbind)
+disks.add_command(claim)
+disks.add_command(release)
 
 
 @disks.command("list", short_help="List all disks with the reasons why not.")

@@ -1,20 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.config import Settings, load_settings
-from agent.csi.client import CsiClient
-from agent.daemon import Standalone
+from agent.csi.client import CallFailed, CsiClient
+from agent.errors import Conflict
 from agent.model import Disk
 from agent.store.local import LocalStore, open_local
 from tests.contract.targets import Target, find_spdk_tgt, free_port
@@ -63,13 +66,61 @@ def make_disk(folder: Path) -> Iterator[Callable[..., LoopDisk]]:
 
 
 class Node:
-    """An agent in this process, its CSI and its database."""
+    """An agent as a process, its CSI, and its database as another process sees it."""
 
-    def __init__(self, settings: Settings, agent: Standalone, csi: CsiClient, store: LocalStore) -> None:
-        self.settings = settings
-        self.agent = agent
-        self.csi = csi
-        self.store = store
+    def __init__(self, name: str, folder: Path, socket: Path, disks: dict[str, Any]) -> None:
+        self.state_dir = folder / name
+        self.endpoint = f"unix://{folder}/{name}.sock"
+        self.csi = CsiClient(self.endpoint, timeout_s=30)
+        self.store: LocalStore
+        self._log = folder / f"{name}.log"
+        config = folder / f"{name}.yaml"
+        config.write_text(json.dumps({"disks": {"loop_devices": True, **disks}}))
+        self._argv = ["standalone", "--node-name", name, "--state-dir", str(self.state_dir), "--config", str(config)]
+        self._argv += ["--csi-endpoint", self.endpoint, "--nvmf-port", str(free_port()), "--spdk-socket", str(socket)]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start the agent; returns when it serves."""
+        guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+        with self._log.open("ab") as log:
+            argv = [*guard, sys.executable, "-m", "agent.cli.main", *self._argv]
+            self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: ASYNC220
+        deadline = time.monotonic() + 30
+        while not await self._serves():
+            assert self._process.poll() is None, self.log()
+            assert time.monotonic() < deadline, self.log()
+            await asyncio.sleep(0.02)
+
+    async def _serves(self) -> bool:
+        try:
+            return await self.csi.probe()
+        except CallFailed:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash of the agent."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    async def quarry(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """`quarry disks ...` beside the agent."""
+        argv = [sys.executable, "-m", "agent.cli.main", "disks", *args, "--state-dir", str(self.state_dir)]
+        return await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=60, check=False)
+
+    async def want(self, loop: LoopDisk, **spec: Any) -> None:
+        """Change what is wanted of a disk."""
+        while True:
+            disk = await self.until(loop, lambda disk: True)
+            try:
+                await self.store.update(replace(disk, spec=replace(disk.spec, **spec)))
+            except Conflict:
+                continue
+            return
 
     async def disk(self, loop: LoopDisk) -> Disk | None:
         """The record of the disk on that file."""
@@ -84,7 +135,7 @@ class Node:
             disk = await self.disk(loop)
             if disk is not None and wanted(disk):
                 return disk
-            assert time.monotonic() < deadline, disk
+            assert time.monotonic() < deadline, f"{disk}\n{self.log()[-3000:]}"
             await asyncio.sleep(0.02)
 
 
@@ -93,22 +144,18 @@ async def start_node(folder: Path, spdk_tgt: Target) -> AsyncIterator[Callable[.
     """Starts agents on the real target. What they leave there is removed by a restart of the target."""
 
     @asynccontextmanager
-    async def start(name: str = NODE, target: Target = spdk_tgt, **more: Any) -> AsyncIterator[Node]:
-        settings = load_settings(
-            node_name=name,
-            state_dir=folder / name,
-            csi_endpoint=f"unix://{folder}/{name}.sock",
-            nvmf_port=free_port(),
-            spdk_socket=target.socket_path,
-            **{"disks": {"loop_devices": True}, **more},
-        )
-        async with Standalone(settings) as agent, CsiClient(settings.csi_endpoint) as csi:
-            store = await open_local(settings.state_dir / "quarry.db")
+    async def start(name: str = NODE, target: Target = spdk_tgt, **disks: Any) -> AsyncIterator[Node]:
+        node = Node(name, folder, target.socket_path, disks)
+        try:
+            await node.start()
+            node.store = await open_local(node.state_dir / "quarry.db")
             try:
-                await agent.wait_ready(30)
-                yield Node(settings, agent, csi, store)
+                yield node
             finally:
-                await store.close()
+                await node.store.close()
+        finally:
+            node.kill()
+            await node.csi.close()
 
     yield start
     spdk_tgt.restart()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from agent.model import Disk, DiskPhase
-from tests.disks.conftest import Node
 from tests.disks.loops import LoopDisk
 
 MIB = 1 << 20
@@ -26,11 +24,6 @@ def available(disk: Disk) -> bool:
     return disk.status.phase is DiskPhase.AVAILABLE
 
 
-async def want(node: Node, loop: LoopDisk, **spec: Any) -> None:
-    disk = await node.until(loop, lambda disk: True)
-    await node.store.update(replace(disk, spec=replace(disk.spec, **spec)))
-
-
 async def test_no_disk_is_claimed_unless_somebody_says_so(start_node: Any, make_disk: Callable[..., LoopDisk]) -> None:
     disk = make_disk()
     async with start_node() as node:
@@ -38,18 +31,18 @@ async def test_no_disk_is_claimed_unless_somebody_says_so(start_node: Any, make_
         assert found.spec.claimed is None
         assert found.status.eligible
         assert found.status.node == "node-a"
-        await want(node, disk, claimed=True)
+        await node.want(disk, claimed=True)
         found = await node.until(disk, ready)
         assert found.status.pool.size_bytes > 1900 * MIB
         volume = await node.csi.create_volume("v", 16 * MIB, {"tier": "ssd"})
 
-        await want(node, disk, claimed=False)
+        await node.want(disk, claimed=False)
         told = await node.until(disk, lambda disk: any(each.type == "Released" for each in disk.status.conditions))
         assert volume in told.status.conditions[-1].message
         assert ready(told)
         assert (await node.csi.capacity({"tier": "ssd"})) == 0, "what is to be released takes no new volumes"
         await node.csi.delete_volume(volume)
-        await want(node, disk, tier_override=told.status.tier)  # any change has it looked at again
+        await node.want(disk, tier_override=told.status.tier)  # any change has it looked at again
         released = await node.until(disk, available)
         assert released.status.eligible
         assert released.status.pool.uuid == ""

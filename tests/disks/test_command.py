@@ -1,0 +1,69 @@
+"""`quarry disks claim` and `release`, as a person calls them beside a running agent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.cli.exit_codes import ExitCode
+from agent.model import Tier
+from tests.disks.loops import LoopDisk
+
+MIB = 1 << 20
+
+
+async def test_claim_use_release(start_node: Any, make_disk: Callable[..., LoopDisk]) -> None:
+    disk = make_disk()
+    async with start_node() as node:
+        await node.until(disk, lambda disk: disk.status.eligible)
+        asked = await node.quarry("claim", disk.name)
+        assert asked.returncode == ExitCode.USAGE, "nobody to ask, and --yes is not given"
+        done = await node.quarry("claim", disk.name, "--tier", "nvme", "--yes", "-o", "json")
+        assert done.returncode == 0, done.stderr
+        (claimed,) = json.loads(done.stdout)
+        assert (claimed["path"], claimed["phase"], claimed["tier"]) == (disk.device, "Ready", "nvme")
+        assert await node.csi.capacity({"tier": "nvme"}) > 0
+        volume = await node.csi.create_volume("v", 16 * MIB, {"tier": "nvme"})
+
+        refused = await node.quarry("release", disk.device)
+        assert refused.returncode == ExitCode.PRECONDITION
+        assert volume in refused.stderr
+        assert (await node.until(disk, lambda disk: True)).spec.claimed, "nothing changed"
+        await node.csi.delete_volume(volume)
+        done = await node.quarry("release", str(disk.file))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == f"{disk.device}  Available"
+        assert disk.is_blank()
+        again = await node.quarry("claim", disk.device, "--yes")
+        assert again.returncode == 0, again.stderr
+        found = await node.until(disk, lambda disk: True)
+        assert found.spec.tier_override is Tier.NVME, "what was said of the disk stays"
+
+
+async def test_a_disk_that_carries_something_is_refused_and_stays_unclaimed(
+    start_node: Any, make_disk: Callable[..., LoopDisk]
+) -> None:
+    disk, other = make_disk(), make_disk("d1")
+    await asyncio.to_thread(subprocess.run, ["mkfs.ext4", "-q", disk.device], check=True)
+    disk.tell()
+    async with start_node() as node:
+        await node.until(disk, lambda disk: bool(disk.status.reasons))
+        done = await node.quarry("claim", disk.device, other.device, "--yes")
+        assert done.returncode == ExitCode.PRECONDITION
+        assert "ext4" in done.stderr
+        assert "wipefs" in done.stderr
+        for each in (disk, other):
+            assert not (await node.until(each, lambda disk: True)).spec.claimed
+
+
+def test_without_an_agent_nothing_is_wished(folder: Path) -> None:
+    argv = [sys.executable, "-m", "agent.cli.main", "disks", "claim", "sda", "--yes", "--state-dir", str(folder)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == ExitCode.UNAVAILABLE
+    assert "no agent runs" in done.stderr
+    assert list(folder.iterdir()) == []
