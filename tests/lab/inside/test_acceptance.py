@@ -15,7 +15,7 @@ from agent.csi.client import CsiClient, from_snapshot
 
 from .conftest import SIZES, MakePod
 from .node import MIB, Node, Pod
-from .tools import Fio, digest, mount_options, until, write
+from .tools import ENDLESS, Fio, digest, mount_options, until, write
 
 OVER_NETWORK = [("nvme-tcp", fs_type) for fs_type in (*SIZES, "")]
 ALL = [*OVER_NETWORK, *(("ublk", fs_type) for fs_type in (*SIZES, ""))]
@@ -44,26 +44,18 @@ def volume(pod: MakePod) -> MakeVolume:
     return make
 
 
-def verified_writes(node: Node, mine: Pod) -> Fio:
-    """Goes on for as long as each target needs to come back, and longer."""
-    seconds = 40 if node.kind == "embedded" else 20
-    options: dict[str, str | int] = {"time_based": 1, "runtime": seconds, "verify_backlog": 256, "fsync": 32}
-    return Fio(mine.file, size="16m", options=options)
+def verified_writes(mine: Pod) -> Fio:
+    """Goes on until the test has seen enough."""
+    return Fio(mine.file, size="16m", options=ENDLESS | {"fsync": 32})
 
 
 async def busy(fio: Fio) -> None:
     await until(fio.written, lambda count: count > MIB // 2)
 
 
-async def goes_on(fio: Fio) -> None:
-    before = fio.written()
-    await until(fio.written, lambda count: count > before)
-    assert fio.running
-
-
 async def ends_clean(node: Node, mine: Pod, fio: Fio) -> float:
     """No error in what fio did, and none in the filesystem. Returns its longest operation in seconds."""
-    result = await fio.result()
+    result = await fio.finish()
     print(f"{node.kind} {mine.frontend} {mine.fs_type if not mine.block else 'raw'}: longest {result.longest_s:.2f} s")
     assert result.error == 0
     kept = ""
@@ -86,7 +78,7 @@ async def test_expanded_under_fio(
     volume: MakeVolume, node: Node, client: CsiClient, frontend: str, fs_type: str
 ) -> None:
     mine = await volume(frontend, fs_type)
-    async with verified_writes(node, mine) as fio:
+    async with verified_writes(mine) as fio:
         await busy(fio)
         for times in (2, 3):
             size = times * mine.size_bytes
@@ -94,7 +86,7 @@ async def test_expanded_under_fio(
             assert await client.node_expand(mine.volume_id, mine.target) == size
             assert await until(mine.kernel_size, lambda found, size=size: found == size) == size
             assert (await client.stats(mine.volume_id, mine.target)).usage[0].total > 0.8 * size
-        await goes_on(fio)
+        await fio.goes_on()
         await ends_clean(node, mine, fio)
 
 
@@ -105,7 +97,7 @@ async def test_snapshotted_under_fio(
     """The snapshot of a mounted filesystem has all that was written before, synced or not, and is in order."""
     mine = await volume(frontend, fs_type)
     content = os.urandom(MIB)
-    async with verified_writes(node, mine) as fio:
+    async with verified_writes(mine) as fio:
         await busy(fio)
         snapshots = []
         for number in range(2):
@@ -113,7 +105,7 @@ async def test_snapshotted_under_fio(
                 (mine.target / f"unsynced{number}").write_bytes(content)
             snapshots.append(await client.create_snapshot(f"{mine.name}-{number}", mine.volume_id))
             assert snapshots[-1].ready_to_use
-        await goes_on(fio)
+        await fio.goes_on()
         await ends_clean(node, mine, fio)
     for number, snapshot in enumerate(snapshots):
         restored = await pod(fs_type, mine.size_bytes, frontend, from_snapshot(snapshot.snapshot_id))
@@ -134,12 +126,12 @@ async def test_target_killed_under_fio(
     """SIGKILL: a pause, no error."""
     mine = await volume(frontend, fs_type)
     device = mine.device
-    async with verified_writes(node, mine) as fio:
+    async with verified_writes(mine) as fio:
         await busy(fio)
         node.kill_target()
         await node.ready(client)
         await mine.served()
-        await goes_on(fio)
+        await fio.goes_on()
         assert mine.device == device
         longest_s = await ends_clean(node, mine, fio)
     assert longest_s > 0.5, "the target died while nothing was being written"
@@ -151,12 +143,12 @@ async def test_agent_killed_under_fio(
 ) -> None:
     """SIGKILL: with a target of its own nothing is noticed; the embedded one dies with the agent."""
     mine = await volume(frontend, fs_type)
-    async with verified_writes(node, mine) as fio:
+    async with verified_writes(mine) as fio:
         await busy(fio)
         node.kill_agent()
         node.start_agent()
         await node.ready(client)
         await mine.served()
-        await goes_on(fio)
+        await fio.goes_on()
         longest_s = await ends_clean(node, mine, fio)
     assert node.kind == "real" or longest_s > 0.5

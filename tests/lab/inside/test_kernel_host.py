@@ -14,7 +14,7 @@ from agent.spdk import nvmf
 from tests.contract.targets import ADDRESS
 
 from .exports import HOST, MIB, Exports
-from .tools import Fio, run, until
+from .tools import ENDLESS, Fio, run, until
 
 
 async def test_reads_and_writes(exports: Exports, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ async def test_host_let_in_again_goes_on(exports: Exports) -> None:
 async def test_inaccessible_holds_io_back_and_optimized_lets_it_go(exports: Exports) -> None:
     export = await exports.make()
     device = await export.connect()
-    async with Fio(device, size="48m", options={"time_based": 1, "runtime": 12, "verify_backlog": 256}) as fio:
+    async with Fio(device, size="48m", options=ENDLESS) as fio:
         await until(fio.written, lambda count: count > MIB // 2)
         await export.set_ana_state(nvmf.AnaState.INACCESSIBLE)
         paused = await until(lambda: _still(export.file), lambda pair: pair[0] == pair[1])
@@ -152,7 +152,8 @@ async def test_inaccessible_holds_io_back_and_optimized_lets_it_go(exports: Expo
         assert fio.running
         assert export.states() == ["live"]
         await export.set_ana_state(nvmf.AnaState.OPTIMIZED)
-        result = await fio.result()
+        await fio.goes_on()
+        result = await fio.finish()
     assert result.error == 0
     assert result.longest_s > 1.5
 
@@ -169,7 +170,7 @@ async def test_frozen_target_is_waited_for(exports: Exports) -> None:
     """Longer than the keep-alive timeout: the kernel gives the connection up and makes a new one."""
     export = await exports.make()
     device = await export.connect()
-    async with Fio(device, size="32m", options={"time_based": 1, "runtime": 20, "verify_backlog": 256}) as fio:
+    async with Fio(device, size="32m", options=ENDLESS) as fio:
         await until(fio.written, lambda count: count > MIB // 2)
         os.kill(exports.target.pid, signal.SIGSTOP)
         try:
@@ -177,7 +178,8 @@ async def test_frozen_target_is_waited_for(exports: Exports) -> None:
         finally:
             os.kill(exports.target.pid, signal.SIGCONT)
         await until(export.states, lambda states: states == ["live"])
-        result = await fio.result()
+        await fio.goes_on()
+        result = await fio.finish()
     assert result.error == 0
     assert result.longest_s > 3
 
@@ -185,12 +187,12 @@ async def test_frozen_target_is_waited_for(exports: Exports) -> None:
 async def test_killed_target_is_waited_for(exports: Exports) -> None:
     export = await exports.make()
     device = await export.connect()
-    async with Fio(device, size="32m", options={"time_based": 1, "runtime": 20, "verify_backlog": 256}) as fio:
+    async with Fio(device, size="32m", options=ENDLESS) as fio:
         await until(fio.written, lambda count: count > MIB // 2)
         await exports.crash_and_restart()
         await until(export.states, lambda states: states == ["live"])
-        assert fio.running
-        result = await fio.result()
+        await fio.goes_on()
+        result = await fio.finish()
     assert result.error == 0
     assert result.longest_s > 0.5
     assert await export.connect() == device

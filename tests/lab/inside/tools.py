@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -73,10 +74,20 @@ class FioResult:
     longest_s: float
 
 
+BACKLOG_BYTES = 1 << 20
+ENDLESS: dict[str, str | int] = {"time_based": 1, "runtime": 500, "verify_backlog": BACKLOG_BYTES // 4096}
+"""Options of one that writes blocks of 4 KiB, and verifies them a backlog at a time, until it is asked to `finish`."""
+
+INTERRUPTED = 128
+"""Exit status of a fio that was asked to end, and found nothing wrong."""
+
+
 class Fio:
     """A running fio that writes with checksums and verifies what it wrote. `async with Fio(...) as fio`."""
 
-    def __init__(self, filename: Path, *, size: str, options: dict[str, str | int] | None = None) -> None:
+    def __init__(
+        self, filename: Path, *, size: str, options: dict[str, str | int] | None = None, verified: bool = True
+    ) -> None:
         given: dict[str, str | int] = {
             "name": "lab",
             "thread": 1,
@@ -87,10 +98,11 @@ class Fio:
             "direct": 1,
             "ioengine": "libaio",
             "iodepth": 8,
-            "verify": "crc32c",
-            "verify_fatal": 1,
             "output-format": "json",
-        } | (options or {})
+        }
+        if verified:
+            given |= {"verify": "crc32c", "verify_fatal": 1}
+        given |= options or {}
         self._argv = ["fio", *(f"--{name}={value}" for name, value in given.items())]
         self._process: asyncio.subprocess.Process | None = None
 
@@ -113,10 +125,23 @@ class Fio:
     def written(self) -> int:
         """Bytes that it has sent to the device itself, so neither the filesystem's own nor somebody else's."""
         assert self._process is not None
+        assert self.running, "fio has ended"
         lines = Path(f"/proc/{self._process.pid}/io").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
 
-    async def result(self, timeout_s: float = 240.0) -> FioResult:
+    async def goes_on(self) -> None:
+        """Return when all that was being written is written, read back and verified; with ENDLESS."""
+        before = self.written()
+        await until(self.written, lambda count: count > before + 2 * BACKLOG_BYTES, timeout_s=120)
+
+    async def finish(self) -> FioResult:
+        """Ask it to end: one that is to go on until the test has seen what it wants, however slow the machine is."""
+        assert self._process is not None
+        assert self.running, "fio has ended"
+        self._process.send_signal(signal.SIGINT)
+        return await self.result(ok_status=INTERRUPTED)
+
+    async def result(self, timeout_s: float = 240.0, ok_status: int = 0) -> FioResult:
         """Wait for its end."""
         assert self._process is not None
         async with asyncio.timeout(timeout_s):
@@ -127,7 +152,7 @@ class Fio:
         waits = [job["read"]["clat_ns"], job["write"]["clat_ns"], job.get("sync", {}).get("lat_ns", {})]
         longest = max(each.get("max", 0) for each in waits)
         return FioResult(
-            int(job["error"]) or int(self._process.returncode or 0),
+            int(job["error"]) or int(self._process.returncode != ok_status),
             job["read"]["total_ios"] + job["write"]["total_ios"],
             longest / 1e9,
         )
