@@ -201,11 +201,11 @@ class Pools:
 
     async def _create_pool(self, disk: Disk) -> Disk:
         access = self._reach(disk)
-        if disk.status.phase is not DiskPhase.FORMATTING:
-            await access.require_blank(disk)
-            disk = await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FORMATTING))
-        log.info("creating pool %s on %s", disk.pool_name, disk.status.path)
         try:
+            if disk.status.phase is not DiskPhase.FORMATTING:
+                await access.require_blank(disk)
+                disk = await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FORMATTING))
+            log.info("creating pool %s on %s", disk.pool_name, disk.status.path)
             await access.require_blank(disk)  # the last look before data would be destroyed
             await lvol.create_lvstore(
                 self._rpc,
@@ -218,7 +218,8 @@ class Pools:
             )
         except (RpcError, FailedPrecondition):
             # Answered: nothing is half done. The mark would let whatever comes onto the disk later be overwritten.
-            await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FAILED))
+            await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.AVAILABLE))
+            await access.detach(disk)
             raise
         return disk
 
