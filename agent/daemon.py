@@ -12,11 +12,12 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from agent.config import PoolSettings, Settings
 from agent.csi.server import build_server
 from agent.disks import files
+from agent.disks.binder import FOLDER, Binder, away
 from agent.disks.candidates import Candidates
 from agent.disks.eligibility import Policy
 from agent.disks.inventory import Inventory
@@ -54,6 +55,7 @@ from agent.volumes.sources import Sources
 from agent.volumes.space import Thresholds
 from agent.volumes.stillness import Stillness
 from agent.volumes.ublk import UblkFrontend
+from agent.volumes.userspace_disk import Recovery, UserspaceAccess
 
 log = logging.getLogger(__name__)
 
@@ -162,9 +164,10 @@ class Standalone:
             await stopping.wait()
             log.info("stopping")
 
-    def _ways_to_disks(self, records: DiskRecords) -> tuple[dict[str, access.DiskAccess], Watch | None]:
+    def _ways_to_disks(self, records: DiskRecords) -> tuple[dict[str, access.DiskAccess], _Disks | None]:
         """How disks are reached, and what follows those of the machine (None: they cannot be found)."""
         settings, ways = self.settings, {access.FILE: access.FileAccess(self.rpc)}
+        embedded = settings.spdk_socket is None
         try:
             source = Candidates(Machine(), loop_devices=settings.disks.loop_devices)
         except FailedPrecondition as error:
@@ -172,12 +175,18 @@ class Standalone:
             return dict(ways), None
         policy = Policy(loop_devices=settings.disks.loop_devices)
         watch = Watch(source, Inventory(source, records.node, policy))
-        kernel = KernelAccess(self.rpc, watch, embedded=settings.spdk_socket is None)
+        binder = Binder(settings.state_dir / FOLDER, watch.inventory)
+        watch.inventory.away = lambda: away(binder.bindings())
+        recovery = Recovery(binder, watch.discovered)
+        self._closers.push_async_callback(_end, asyncio.create_task(recovery.run(), name="bindings"))
+        kernel = KernelAccess(self.rpc, watch, embedded=embedded)
+        userspace = UserspaceAccess(self.rpc, binder, recovery.done, embedded=embedded)
         self._closers.callback(kernel.close)
-        return {**ways, access.KERNEL: kernel}, watch
+        return {**ways, access.KERNEL: kernel, access.USERSPACE: userspace}, _Disks(watch, recovery)
 
-    def _keep_disks(self, store: LocalStore, records: DiskRecords, watch: Watch, pools: Pools) -> None:
-        disks = DiskKeeper(store, records, watch, pools, self.settings.disks)
+    def _keep_disks(self, store: LocalStore, records: DiskRecords, found: _Disks, pools: Pools) -> None:
+        disks = DiskKeeper(store, records, found.watch, pools, self.settings.disks)
+        disks.prepared = found.recovery.done
         disks.is_ready = lambda: self.keeper.state is TargetState.READY
         disks.audit_soon = self.keeper.audit_soon
         self.keeper.companions.append(disks)
@@ -289,6 +298,13 @@ class Standalone:
                 log.error("disk %s (%s) is missing or no longer configured", known.meta.name, known.status.path)
                 status = replace(known.status, phase=DiskPhase.MISSING, message="the file is gone or not configured")
                 await store.update(replace(known, spec=replace(known.spec, claimed=False), status=status))
+
+
+class _Disks(NamedTuple):
+    """What follows the disks of the machine, and what brings them to their drivers."""
+
+    watch: Watch
+    recovery: Recovery
 
 
 async def _end(task: asyncio.Task[None]) -> None:

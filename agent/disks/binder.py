@@ -75,6 +75,26 @@ class Binder:
         found = (_decoded(self._journal.read(key)) for key in self._keys())
         return [each for each in found if each is not None]
 
+    @property
+    def has_notes(self) -> bool:
+        """Whether there are any, also of what was cut off before it began."""
+        return bool(self._keys())
+
+    def find(self, identity: str) -> tuple[Binding, BoundDisk]:
+        """The disk and its controller. NotFound when the kernel has it, or nobody."""
+        for binding in self.bindings():
+            for disk in binding.disks:
+                if disk.identity == identity:
+                    return binding, disk
+        raise NotFound("disk with a user-space driver", identity)
+
+    async def mark(self, identity: str, *, used: bool) -> None:
+        """Note durably that the target is about to write to the disk, or that it has made it blank again."""
+        binding, disk = self.find(identity)
+        status = disk.status if used else replace(disk.status, signatures=())
+        disks = [replace(each, used=used, status=status) if each == disk else each for each in binding.disks]
+        await self._journal.write(binding.name, _encoded(replace(binding, disks=tuple(disks))))
+
     async def plan(self, known: Known, driver: Driver) -> tuple[Binding, tuple[Step, ...]]:
         """Look at the disk's whole controller again and say what binding it would do. Changes nothing."""
         case = await self._case(known, driver)

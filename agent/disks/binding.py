@@ -49,11 +49,13 @@ class BoundDisk:
     identity: str
     nsid: int
     status: DiskStatus
+    used: bool = False
+    """The target may have written to it since."""
 
     @property
     def blank(self) -> bool:
-        """Whether nothing was on it: not even a pool."""
-        return self.status.eligible and not self.status.signatures
+        """Whether nothing is on it, not even a pool: nothing was, and the target has made none."""
+        return self.status.eligible and not self.status.signatures and not self.used
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,8 @@ class Inventory:
         self._places = asyncio.Semaphore(CONCURRENT_LOOKS)
         self._turns = dict[str, asyncio.Lock]()
         self._unseen: tuple[str, ...] = ()
+        self.away: Callable[[], Mapping[str, Known]] = dict
+        """Tells the disks that have a user-space driver, by identity."""
 
     @property
     def known(self) -> Mapping[str, Known]:
@@ -117,9 +119,15 @@ class Inventory:
         return self._unseen
 
     def find(self, identity: str) -> list[Known]:
-        """The devices that say to be this disk: none, one, or several of which none is to be used."""
+        """The devices that say to be this disk: none, one, or several of which none is to be used.
+
+        A disk that the kernel does not have may be `away`, with the target.
+        """
         names = sorted(self._by_identity.get(identity, ()))
-        return [known for name in names if (known := self._entries[name].known) is not None]
+        found = [known for name in names if (known := self._entries[name].known) is not None]
+        if found or not (away := self.away().get(identity)):
+            return found
+        return [replace(away, status=replace(away.status, node=self._node))]
 
     async def verdict(self, name: str) -> Known | None:
         """A fresh look at a device, for whoever is about to write to it. What is known of it stays as it is.

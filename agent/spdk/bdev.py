@@ -74,6 +74,24 @@ class AioPart(msgspec.Struct, frozen=True):
     filename: str
 
 
+class NvmeController(msgspec.Struct, frozen=True):
+    serial_number: str = ""
+    model_number: str = ""
+
+
+class NvmeAddress(msgspec.Struct, frozen=True):
+    trtype: str = ""
+    traddr: str = ""
+
+
+class NvmePart(msgspec.Struct, frozen=True):
+    """One path to an NVMe namespace; `pci_address` only of a disk of this machine."""
+
+    trid: NvmeAddress = NvmeAddress()
+    ctrlr_data: NvmeController = NvmeController()
+    pci_address: str = ""
+
+
 class EmbeddedPart(msgspec.Struct, frozen=True):
     """What only the embedded target tells: the file that holds an lvol's data, for loop devices."""
 
@@ -87,6 +105,7 @@ class DriverPart(msgspec.Struct, frozen=True):
     raid: RaidPart | None = None
     aio: AioPart | None = None
     uring: AioPart | None = None
+    nvme: tuple[NvmePart, ...] = ()
     embedded: EmbeddedPart | None = None
 
 

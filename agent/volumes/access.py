@@ -16,7 +16,7 @@ from agent.spdk.client import Rpc
 LOAD_TIMEOUT_S = 600.0
 """How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
 
-FILE, KERNEL = "file", "kernel"
+FILE, KERNEL, USERSPACE = "file", "kernel", "userspace"
 
 
 class Why(StrEnum):
@@ -72,8 +72,8 @@ class DiskAccess(Protocol):
 
 
 def kind(disk: Disk) -> str:
-    """Which access a disk needs: `file`, or its driver."""
-    return FILE if disk.status.transport == files.TRANSPORT else disk.spec.driver
+    """Which access a disk needs: `file`, or who drives it now."""
+    return FILE if disk.status.transport == files.TRANSPORT else disk.status.driver
 
 
 class FileAccess:

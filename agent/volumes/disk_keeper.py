@@ -19,7 +19,7 @@ from agent.disks.watch import Watch
 from agent.errors import AlreadyExists, Conflict, NotFound, QuarryError
 from agent.model import Disk, DiskPhase, DiskSpec, Meta
 from agent.store.interface import Store
-from agent.volumes.access import KERNEL, Refused, Why, kind
+from agent.volumes.access import FILE, Refused, Why, kind
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.observed import Observed
 from agent.volumes.pools import Pools, is_in_service
@@ -53,6 +53,9 @@ class DiskKeeper:
         self._served: dict[str, tuple[str, int, int]] = {}
         """How each disk in service was reached when its pool came up: path, DISKSEQ, size."""
         self._tasks: list[asyncio.Task[None]] = []
+        self.prepared = asyncio.Event()
+        self.prepared.set()
+        """Not set while disks are on their way to other drivers: nothing is done about any before."""
         self.is_ready: Callable[[], bool] = lambda: False
         self.audit_soon: Callable[[], None] = lambda: None
 
@@ -76,7 +79,7 @@ class DiskKeeper:
     async def audited(self, observed: Observed) -> None:
         """A target is there, new or looked at again: those that are not served as they should be get another try."""
         if self._watch.discovered.is_set():
-            self._stir(disk.meta.name for disk in await self._records.list() if kind(disk) == KERNEL)
+            self._stir(disk.meta.name for disk in await self._records.list() if kind(disk) != FILE)
 
     # --- following ---
 
@@ -122,6 +125,7 @@ class DiskKeeper:
     async def _look_after(self, name: str) -> None:
         """Until nothing is left to do."""
         stirred, delay = self._stirred[name], RETRY_MIN_S
+        await self.prepared.wait()
         await stirred.wait()
         while stirred.is_set():
             stirred.clear()
@@ -150,7 +154,7 @@ class DiskKeeper:
     async def _settle(self, name: str) -> None:
         """Compare one disk's record with what is there, and close the difference."""
         disk, found = await self._records.get(name), self._inventory.find(name)
-        if disk is not None and kind(disk) != KERNEL:
+        if disk is not None and kind(disk) == FILE:
             return
         if not found:
             if disk is not None and self._watch.discovered.is_set():

@@ -160,7 +160,7 @@ class Pools:
     def _reach(self, disk: Disk) -> DiskAccess:
         access = self._access.get(kind(disk))
         if access is None:
-            raise Refused(Why.NO_DRIVER, f"this agent has no driver {disk.spec.driver!r} for {disk.status.path}")
+            raise Refused(Why.NO_DRIVER, f"this agent has no driver {kind(disk)!r} for {disk.status.path}")
         return access
 
     async def _ensure_or_tell(self, disk: Disk) -> Disk | None:

@@ -130,6 +130,12 @@ CALLS: list[tuple[str, Call, Any]] = [
         ["cn1"],
     ),
     ("nvme_controller.attach", lambda r: nvme_controller.attach(r, "c", "::1", 4420, NQN), ["cn1"]),
+    (
+        "nvme_controller.attach_pcie",
+        lambda r: nvme_controller.attach_pcie(r, "c", "0000:05:00.0", timeout_s=60),
+        ["cn1"],
+    ),
+    ("nvme_controller.health", lambda r: nvme_controller.health(r, "c"), {"temperature_celsius": 40}),
     ("nvme_controller.detach", lambda r: nvme_controller.detach(r, "c"), True),
     ("nvme_controller.get", lambda r: nvme_controller.get(r, "c"), []),
     ("nvme_controller.list_all", nvme_controller.list_all, []),
