@@ -39,6 +39,12 @@ class LoopDisk:
         self._left.append(self.device)
         self.device = ""
 
+    def put_back(self) -> None:
+        """Plug in again where it was pulled last, under the same name."""
+        self.device = self._left.pop()
+        self._set_offset(0)
+        self.tell("add")
+
     def grow(self, size_bytes: int) -> None:
         os.truncate(self.file, size_bytes)
         _run("losetup", "--set-capacity", self.device)
