@@ -38,6 +38,7 @@ from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFronten
 from agent.volumes.group_keeper import GroupKeeper
 from agent.volumes.groups import GroupService
 from agent.volumes.guard import VolumeGuard
+from agent.volumes.io_errors import IoErrors
 from agent.volumes.kernel_disk import KernelAccess
 from agent.volumes.lineage import Lineage
 from agent.volumes.node import NodeVolumes
@@ -189,7 +190,7 @@ class Standalone:
         disks.prepared = found.recovery.done
         disks.is_ready = lambda: self.keeper.state is TargetState.READY
         disks.audit_soon = self.keeper.audit_soon
-        self.keeper.companions.append(disks)
+        self.keeper.companions += [disks, IoErrors(self.rpc, records, pools, disks.is_ready)]
 
     def _snapshot_side(
         self,

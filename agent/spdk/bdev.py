@@ -289,6 +289,8 @@ class IoStat(msgspec.Struct, frozen=True):
     read_latency_ticks: int = 0
     write_latency_ticks: int = 0
     unmap_latency_ticks: int = 0
+    io_error: dict[str, int] = {}
+    """Failed operations by kind of error (`failed`, `aio_error`, ...)."""
 
 
 class IoStats(msgspec.Struct, frozen=True):

@@ -7,8 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.model import POOL_PREFIX, Disk, DiskPhase, Provisioning, TargetState, Volume, VolumePhase
+from agent.model import (
+    POOL_PREFIX,
+    Condition,
+    ConditionStatus,
+    Disk,
+    DiskPhase,
+    Provisioning,
+    TargetState,
+    Volume,
+    VolumePhase,
+)
 from agent.volumes.placement import Ledger
+from agent.volumes.pools import IO_ERRORS
 from agent.volumes.space import Space, describe
 
 
@@ -55,11 +66,16 @@ def _of_target(volume: Volume, target: TargetState) -> str:
 def _of_disk(volume: Volume, ledger: Ledger, disk: Disk | None) -> str:
     name = _disk_of(volume)
     if name and ledger.pool(name) is not None:
-        return ""
+        failing = next((each for each in disk.status.conditions if _is_failing(each)), None) if disk else None
+        return f"disk {name}, which holds the data, is failing: {failing.message}" if failing else ""
     if disk is None:
         return f"nothing is known of disk {name}, which holds the data; bring it back"
     why = disk.status.message or ("it is missing" if disk.status.phase is DiskPhase.MISSING else "it is not ready")
     return f"disk {name} ({disk.status.path}), which holds the data, is {disk.status.phase}: {why}"
+
+
+def _is_failing(condition: Condition) -> bool:
+    return condition.type == IO_ERRORS and condition.status is ConditionStatus.TRUE
 
 
 def _of_space(volume: Volume, ledger: Ledger, shares: bool) -> str:

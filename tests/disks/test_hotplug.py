@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from agent.errors import QuarryError
 from agent.model import Disk, DiskPhase, StorageNode
@@ -187,3 +191,29 @@ async def test_a_change_of_tier_is_followed(start_node: Any, make_disk: Callable
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
         assert await node.csi.capacity({"tier": "ssd"}) == 0
+
+
+async def test_a_disk_that_fails_operations(start_node: Any, make_disk: Callable[..., LoopDisk], folder: Path) -> None:
+    """A loop device whose file cannot grow any more fails writes, as a disk with bad sectors does."""
+    small = folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", small], check=True)  # noqa: ASYNC221
+    try:
+        disk = make_disk("small/d0")
+        async with start_node() as node:
+            await node.want(disk, claimed=True)
+            await node.until(disk, ready)
+            volume = await node.csi.create_volume("v", 256 * MIB, {"tier": "ssd"})
+            assert await said_of(node, volume) == WELL
+            async with host(node, volume) as here:
+                failed_at = time.monotonic()
+                with pytest.raises(QuarryError):
+                    for chunk in range(200):
+                        failed_at = time.monotonic()
+                        await here.write(1, chunk * MIB, b"\x01" * MIB)
+            assert await until_said(node, volume, lambda said: "is failing: " in said, failed_at) < FAST_S
+            assert await node.csi.capacity({"tier": "ssd"}) == 0, "a failing disk takes no new volumes"
+            assert ready(await node.until(disk, lambda disk: True)), "what is on it is still served"
+        disk.close()
+    finally:
+        subprocess.run(["umount", "--lazy", small], check=True)  # noqa: ASYNC221
