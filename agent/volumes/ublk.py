@@ -176,6 +176,12 @@ class UblkFrontend:
         if noted is not None:
             try:
                 now = await rpc_ublk.get(self._rpc, noted.id)
+            except Unavailable:
+                # What serves nobody any more needs no target to go: one that comes back does not know the device.
+                info = await ublk.info(noted.id)
+                if info is not None and (info.served or info.state is State.LIVE):
+                    raise
+                now = None
             except RpcError as error:
                 if error.code != rpc_ublk.METHOD_NOT_FOUND:
                     raise
