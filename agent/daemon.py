@@ -31,6 +31,7 @@ from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
 from agent.store.local import LocalStore, open_local
 from agent.volumes import access
+from agent.volumes.adoption import Adoption
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.disk_keeper import DiskKeeper
 from agent.volumes.disk_records import DiskRecords
@@ -126,6 +127,9 @@ class Standalone:
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
+        adoption = Adoption(self.rpc, store, records, ledger, reconciler, lineage, guard)
+        adoption.settle_soon = self.keeper.settle_soon
+        self.keeper.companions.append(adoption)
         frontends = self._frontends(node, reconciler)
         sources = self._snapshot_side(store, ledger, reconciler, lineage, operations, frontends)
         self.volumes = VolumeService(

@@ -242,9 +242,9 @@ class TargetKeeper:
         # taking over a device that its former server may not have let go of yet.
         later = (each for each in volumes if each.meta.deleting or _has_device_to_recover(each))
         self._failed = failed | {each.meta.name for each in later}
-        self._report_orphans(observed, volumes)
         for each in self.companions:
             await each.audited(observed)
+        self._report_orphans(observed, await self._store.list(Volume))
         log.info(
             "target ready: %d disks, %d volumes in %.3f s, %d failed", len(disks), len(volumes), seconds, len(failed)
         )

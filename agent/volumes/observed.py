@@ -30,6 +30,8 @@ class Observed:
         """UUIDs of the snapshots' lvols by name, as of the reading."""
         self.parents: dict[str, str] = {}
         """The snapshot each lvol stands on, by name, as of the reading."""
+        self.places: dict[str, str] = {}
+        """The pool of each volume's and snapshot's lvol, by name, as of the reading."""
         self.helpers: list[str] = []
         """Aliases of helper lvols, as of the reading."""
 
@@ -76,6 +78,8 @@ async def read_all(rpc: Rpc, pools: Iterable[str]) -> Observed:
             pool, _, name = alias.partition("/")
             if pool not in wanted:
                 continue
+            if is_volume_id(name) or is_snapshot_id(name):
+                observed.places[name] = pool
             if is_volume_id(name):
                 lvols[name] = LvolSeen(device.uuid, device.size_bytes, _qos(device))
             elif is_snapshot_id(name):

@@ -77,6 +77,11 @@ class Reconciler:
         else:
             self._filled.set()
 
+    def mark_unknown(self, volume: str) -> None:
+        """Have the volume read before it is settled next."""
+        if self._observed is not None:
+            self._observed.mark_unknown(volume)
+
     def desired(self, volume: Volume) -> DesiredReplica | None:
         """What this node's replica should look like, None when no replica is here."""
         here = next((each for each in volume.spec.placement if each.node == self.node), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.errors import AlreadyExists
 from agent.model import ConnectOptions, Frontend, Provisioning, Qos, Tier, Volume, VolumeSource
@@ -64,6 +64,22 @@ class CreateVolume:
         if (spec.source and (spec.source.kind, spec.source.id)) != (self.source and (self.source.kind, self.source.id)):
             what = f"{spec.source.kind} {spec.source.id}" if spec.source else "nothing"
             raise AlreadyExists("volume", self.name, f"made of {what}")
+
+    def completed(self, volume: Volume) -> Volume:
+        """`volume`, which came with a disk and of which only size and data were known: its id proves its name."""
+        spec = volume.spec
+        return replace(
+            volume,
+            spec=replace(
+                spec,
+                csi_name=self.name,
+                parameters=self.parameters,
+                frontend=spec.frontend if spec.attachments else self.frontend,
+                qos=self.qos,
+                connect=self.connect,
+                source=self.source,
+            ),
+        )
 
     def placement(self, avoid: frozenset[str] = frozenset()) -> Request:
         """What placement needs to know of it. `avoid`: disks that refused it."""

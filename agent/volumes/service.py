@@ -181,6 +181,9 @@ class VolumeService:
             await self._reconciler.settle(existing)
             existing = None
         if existing is not None:
+            if not existing.spec.csi_name:
+                request.require_same(request.completed(existing))
+                existing = await self._store.update(request.completed(existing))
             request.require_same(existing)
             await self._require_reachable(existing, request)
             if existing.status.replicas:

@@ -122,6 +122,13 @@ class Node:
                 continue
             return
 
+    async def until_listed(self, volumes: set[str], timeout_s: float = 20.0) -> None:
+        """Return when these are the volumes there are."""
+        deadline = time.monotonic() + timeout_s
+        while (found := {each.volume.volume_id for each in (await self.csi.list_volumes()).entries}) != volumes:
+            assert time.monotonic() < deadline, f"{found}\n{self.log()[-3000:]}"
+            await asyncio.sleep(0.02)
+
     async def disk(self, loop: LoopDisk) -> Disk | None:
         """The record of the disk on that file."""
         found = [each for each in await self.store.list(Disk) if each.status.serial == str(loop.file)]

@@ -47,10 +47,10 @@ async def until_said(node: Node, volume: str, wanted: Callable[[str], bool], sin
 
 
 @asynccontextmanager
-async def host(node: Node, volume: str) -> AsyncIterator[initiator.Controller]:
+async def host(node: Node, volume: str, name: str = NODE) -> AsyncIterator[initiator.Controller]:
     """The volume as its published node reaches it."""
-    context = await node.csi.publish(volume, NODE)
-    found = await node.store.get(StorageNode, NODE)
+    context = await node.csi.publish(volume, name)
+    found = await node.store.get(StorageNode, name)
     assert found is not None
     connected = await initiator.connect(context["address"], int(context["port"]), context["nqn"], found.status.host_nqn)
     try:
