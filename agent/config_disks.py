@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import AliasChoices, Field, model_validator
 
-from agent.config_fields import AbsolutePath, Section, Size, reworded, validated
+from agent.config_fields import AbsolutePath, Seconds, Section, Size, reworded, validated
 from agent.errors import InvalidArgument, shorten
 from agent.model import Tier
 from agent.sizes import MIB
@@ -82,4 +82,11 @@ class DiskSettings(Section):
     loop_devices: bool = Field(
         default=False,
         description="Whether loop devices on regular files count as disks: for trying things out and for tests.",
+    )
+    health_interval_s: Seconds = Field(
+        default=600.0,
+        ge=1,
+        le=86400,
+        description="How often each disk in service is asked for its health (NVMe log, SMART). Wear takes days; a disk "
+        "that fails at once is noticed by its I/O errors.",
     )

@@ -39,6 +39,7 @@ from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFronten
 from agent.volumes.group_keeper import GroupKeeper
 from agent.volumes.groups import GroupService
 from agent.volumes.guard import VolumeGuard
+from agent.volumes.health_keeper import HealthKeeper, ways_to_ask
 from agent.volumes.io_errors import IoErrors
 from agent.volumes.kernel_disk import KernelAccess
 from agent.volumes.lineage import Lineage
@@ -194,7 +195,8 @@ class Standalone:
         disks.prepared = found.recovery.done
         disks.is_ready = lambda: self.keeper.state is TargetState.READY
         disks.audit_soon = self.keeper.audit_soon
-        self.keeper.companions += [disks, IoErrors(self.rpc, records, pools, disks.is_ready)]
+        health = HealthKeeper(records, pools, ways_to_ask(self.rpc), self.settings.disks.health_interval_s)
+        self.keeper.companions += [disks, IoErrors(self.rpc, records, pools, disks.is_ready), health]
 
     def _snapshot_side(
         self,

@@ -73,10 +73,11 @@ def show(disk: str, recording: Path | None, state_dir: Path, output: str, **logg
     configure_logs(logging["log_level"], logging["log_format"])
     inventory = _scanned(_source(recording))
     known = _find(disk, _with_away(inventory, recording, state_dir))
+    told, shown = _health(known, state_dir) if recording is None else ({}, [])
     if output == "json":
-        print_json(document(known))
+        print_json(document(known) | told)
     else:
-        _print_lines(_lines(known))
+        _print_lines([*_lines(known), *shown])
     _print_unseen(inventory)
 
 
@@ -150,6 +151,20 @@ def _scanned(source: Source) -> Inventory:
         return inventory
 
     return asyncio.run(scan())
+
+
+def _health(known: Known, state_dir: Path) -> tuple[dict[str, Any], list[tuple[str, list[str]]]]:
+    """The disk's health for a program and for a person."""
+    import asyncio
+
+    import msgspec
+
+    from agent.cli.health import health_of, lines
+
+    assessment, measures = asyncio.run(health_of(known, state_dir))
+    told = {"health": assessment.health.value, "health_reasons": list(assessment.reasons)}
+    figures = msgspec.to_builtins(measures) if measures is not None else None
+    return told | {"health_measures": figures}, [("health", lines(assessment, measures))]
 
 
 def _with_away(inventory: Inventory, recording: Path | None, state_dir: Path) -> Mapping[str, Known]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from agent.model import (
     POOL_PREFIX,
-    Condition,
-    ConditionStatus,
     Disk,
     DiskPhase,
     Provisioning,
@@ -18,8 +16,8 @@ from agent.model import (
     Volume,
     VolumePhase,
 )
+from agent.volumes.disk_records import failing
 from agent.volumes.placement import Ledger
-from agent.volumes.pools import IO_ERRORS
 from agent.volumes.space import Space, describe
 
 
@@ -66,16 +64,12 @@ def _of_target(volume: Volume, target: TargetState) -> str:
 def _of_disk(volume: Volume, ledger: Ledger, disk: Disk | None) -> str:
     name = _disk_of(volume)
     if name and ledger.pool(name) is not None:
-        failing = next((each for each in disk.status.conditions if _is_failing(each)), None) if disk else None
-        return f"disk {name}, which holds the data, is failing: {failing.message}" if failing else ""
+        bad = failing(disk) if disk else None
+        return f"disk {name}, which holds the data, is failing: {bad.message}" if bad else ""
     if disk is None:
         return f"nothing is known of disk {name}, which holds the data; bring it back"
     why = disk.status.message or ("it is missing" if disk.status.phase is DiskPhase.MISSING else "it is not ready")
     return f"disk {name} ({disk.status.path}), which holds the data, is {disk.status.phase}: {why}"
-
-
-def _is_failing(condition: Condition) -> bool:
-    return condition.type == IO_ERRORS and condition.status is ConditionStatus.TRUE
 
 
 def _of_space(volume: Volume, ledger: Ledger, shares: bool) -> str:

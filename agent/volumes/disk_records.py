@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
+from agent.disks.health import Health
 from agent.errors import Conflict, NotFound, Unavailable
-from agent.model import Condition, Disk
+from agent.model import Condition, ConditionStatus, Disk
 from agent.store.interface import Store
+
+IO_ERRORS = "IoErrors"
+"""Condition of a Disk: operations on it failed lately. It takes no new volumes."""
+
+HEALTH = "Healthy"
+"""Condition of a Disk in service: what it says of itself; the reason is one of agent.disks.health.Health."""
 
 ATTEMPTS = 50
 """Each lost race means that another one wrote."""
@@ -63,3 +71,22 @@ def with_condition(conditions: tuple[Condition, ...], new: Condition) -> tuple[C
 
 def without_condition(conditions: tuple[Condition, ...], kind: str) -> tuple[Condition, ...]:
     return tuple(each for each in conditions if each.type != kind)
+
+
+def with_health(disk: Disk, condition: Condition) -> Disk:
+    return replace(disk, status=replace(disk.status, conditions=with_condition(disk.status.conditions, condition)))
+
+
+def failing(disk: Disk) -> Condition | None:
+    """What says that the disk fails: its I/O, or itself."""
+    for each in disk.status.conditions:
+        if each.type == IO_ERRORS and each.status is ConditionStatus.TRUE:
+            return each
+        if each.type == HEALTH and each.reason == Health.FAILING:
+            return each
+    return None
+
+
+def takes_new_volumes(disk: Disk) -> bool:
+    """Whether volumes may be placed on it: it is claimed, and nothing says that it fails."""
+    return disk.spec.claimed is True and failing(disk) is None

@@ -13,9 +13,9 @@ from agent.model import Condition, ConditionStatus, Disk
 from agent.spdk import bdev
 from agent.spdk.client import Rpc
 from agent.volumes.access import FILE, kind
-from agent.volumes.disk_records import DiskRecords, with_condition
+from agent.volumes.disk_records import IO_ERRORS, DiskRecords, with_condition
 from agent.volumes.observed import Observed
-from agent.volumes.pools import IO_ERRORS, Pools
+from agent.volumes.pools import Pools
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from agent.model import Condition, ConditionStatus, Disk, DiskPhase, PoolStatus
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
 from agent.volumes.access import FILE, LOAD_TIMEOUT_S, DiskAccess, Refused, Why, kind
-from agent.volumes.disk_records import DiskRecords, with_condition, without_condition
+from agent.volumes.disk_records import DiskRecords, takes_new_volumes, with_condition, without_condition
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.space import Space, describe
 
@@ -29,9 +29,6 @@ SPACE_LOW = "SpaceLow"
 
 USABLE = "Usable"
 """Condition of a Disk that is claimed and cannot be used; the reason is one of agent.volumes.access.Why."""
-
-IO_ERRORS = "IoErrors"
-"""Condition of a Disk: operations on it failed lately. It takes no new volumes."""
 
 RELEASED = "Released"
 """Condition of a Disk that is to be released and cannot be yet."""
@@ -151,7 +148,7 @@ class Pools:
         """Count the pool as what is wanted of its disk now: its tier, and whether it takes new volumes."""
         pool = self._ledger.pool(disk.meta.name)
         if pool is not None:
-            pool.tier, pool.accepting = disk.tier, takes_volumes(disk)
+            pool.tier, pool.accepting = disk.tier, takes_new_volumes(disk)
 
     def is_served(self, disk: Disk) -> bool:
         """Whether the disk's pool is there to be used."""
@@ -259,7 +256,7 @@ class Pools:
             free_bytes=info.free_bytes,
             cluster_bytes=info.cluster_size,
             zone=self._zone,
-            accepting=takes_volumes(disk),
+            accepting=takes_new_volumes(disk),
         )
         self._ledger.set_pool(pool, as_of)
         low = low_space(disk, self._ledger.space(pool), info)
@@ -311,12 +308,6 @@ def is_in_service(disk: Disk) -> bool:
 
 def _condition(kind: str, why: Why, text: str) -> Condition:
     return Condition(kind, ConditionStatus.FALSE, why.value, text, time.time())
-
-
-def takes_volumes(disk: Disk) -> bool:
-    """Whether new volumes may be placed on the disk."""
-    failing = any(each.type == IO_ERRORS and each.status is ConditionStatus.TRUE for each in disk.status.conditions)
-    return disk.spec.claimed is True and not failing
 
 
 def _in_phase(disk: Disk, phase: DiskPhase) -> Disk:

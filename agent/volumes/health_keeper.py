@@ -1,0 +1,132 @@
+"""Asks the disks in service how they are, from time to time, and tells what they answer by a condition of the Disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from agent.disks.health import Assessment, Health, Measures, assess, from_smartctl
+from agent.errors import QuarryError
+from agent.host import smartctl
+from agent.model import Condition, ConditionStatus, Disk
+from agent.spdk import nvme_controller
+from agent.spdk.client import Rpc
+from agent.volumes.access import FILE, KERNEL, USERSPACE, kind
+from agent.volumes.disk_records import HEALTH, DiskRecords, with_health
+from agent.volumes.observed import Observed
+from agent.volumes.pools import Pools, is_in_service
+
+log = logging.getLogger(__name__)
+
+FIRST_AFTER_S = 5.0
+"""From the start of the agent, which has more urgent things to do, to the first question."""
+
+APART_S = 0.5
+"""Between the questions to two disks: a hundred programs at once would be felt."""
+
+TELLING = frozenset({"nvme", "sata", "sas", "scsi"})
+"""Transports of disks that keep a health log; the others are not asked."""
+
+Ask = Callable[[Disk], Awaitable[Measures]]
+_STATUS = {
+    Health.HEALTHY: ConditionStatus.TRUE,
+    Health.DEGRADED: ConditionStatus.FALSE,
+    Health.FAILING: ConditionStatus.FALSE,
+    Health.UNKNOWN: ConditionStatus.UNKNOWN,
+}
+
+
+class HealthKeeper:
+    """Implements `agent.volumes.bringup.Companion`. `ask` is how disks of each kind of access are asked."""
+
+    def __init__(self, records: DiskRecords, pools: Pools, ask: Mapping[str, Ask], interval_s: float) -> None:
+        self._records = records
+        self._pools = pools
+        self._ask = ask
+        self._interval_s = interval_s
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="disks-health")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def brought_up(self, observed: Observed) -> None:
+        pass
+
+    async def audited(self, observed: Observed) -> None:
+        pass
+
+    async def _run(self) -> None:
+        await asyncio.sleep(min(FIRST_AFTER_S, self._interval_s))
+        while True:
+            try:
+                await self.look()
+            except Exception:  # the outermost loop: a defect must not end it for good
+                log.exception("asking the disks for their health failed")
+            await asyncio.sleep(self._interval_s)
+
+    async def look(self) -> None:
+        """Ask every disk in service once, one after the other."""
+        for disk in await self._records.list():
+            if not is_in_service(disk) or kind(disk) == FILE or disk.status.transport not in TELLING:
+                continue
+            try:
+                await self._look_at(disk)
+            except QuarryError as error:
+                log.debug("health of disk %s: %s", disk.meta.name, error)
+            await asyncio.sleep(min(APART_S, self._interval_s))
+
+    async def _look_at(self, disk: Disk) -> None:
+        ask = self._ask.get(kind(disk))
+        if ask is None:
+            return
+        try:
+            found = assess(await ask(disk))
+        except QuarryError as error:
+            found = Assessment(Health.UNKNOWN, (str(error),))
+        if found.health is Health.UNKNOWN and _is_known(disk):
+            return  # a disk that sleeps, or a target that starts: what was known last stands
+        condition = Condition(HEALTH, _STATUS[found.health], found.health.value, str(found), time.time())
+        told = await self._records.change(disk, lambda now: with_health(now, condition))
+        if told.status.conditions != disk.status.conditions:
+            bad = found.health in (Health.DEGRADED, Health.FAILING)
+            log.log(logging.WARNING if bad else logging.INFO, "disk %s (%s) is %s: %s", disk.meta.name,
+                    disk.status.path, found.health.lower(), found)  # fmt: skip
+        self._pools.follow(told)
+
+
+def ways_to_ask(rpc: Rpc) -> dict[str, Ask]:
+    """The kernel's disks by smartctl, the target's own by the target."""
+
+    async def kernel(disk: Disk) -> Measures:
+        return from_smartctl(await smartctl.read(disk.status.path))
+
+    async def userspace(disk: Disk) -> Measures:
+        controller, _, _ = disk.bdev_name.rpartition("n")
+        return from_target(await nvme_controller.health(rpc, controller))
+
+    return {KERNEL: kernel, USERSPACE: userspace}
+
+
+def from_target(told: nvme_controller.HealthInfo) -> Measures:
+    """NVMe's health log as the target passes it on."""
+    return Measures(
+        passed=told.critical_warning == 0,
+        critical_warning=told.critical_warning,
+        temperature_c=told.temperature_celsius,
+        percentage_used=told.percentage_used,
+        available_spare=told.available_spare_percentage,
+        spare_threshold=told.available_spare_threshold_percentage,
+        media_errors=told.media_errors,
+        power_on_hours=told.power_on_hours,
+    )
+
+
+def _is_known(disk: Disk) -> bool:
+    return any(each.type == HEALTH and each.status is not ConditionStatus.UNKNOWN for each in disk.status.conditions)
