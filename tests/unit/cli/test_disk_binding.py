@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from agent.cli.exit_codes import ExitCode
 from tests.unit.disks.test_binding import A, World, bind
+from tests.unit.disks.test_health import SMART
 
 from .test_disks import disks
 
@@ -48,3 +50,19 @@ async def test_what_giving_back_would_do_is_shown(tmp_path: Path) -> None:
     document = json.loads(done.stdout)
     assert (document["done"], document["pci_address"], len(document["disks"])) == (False, A, 2)
     assert disks("unbind", "0000:77:00.0", "--yes", "--state-dir", str(tmp_path)).returncode == ExitCode.NOT_FOUND
+
+
+def test_the_health_of_a_disk_is_shown(tmp_path: Path) -> None:
+    """smartctl is a program that prints what a failing disk made it print; its exit code tells about the disk."""
+    answer = SMART / "sata-hdd-failing.json"
+    smartctl = tmp_path / "smartctl"
+    smartctl.write_text(f"#!/bin/sh\ncat {answer}\nexit 24\n")
+    smartctl.chmod(0o755)
+    name = block_device()
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    document = json.loads(disks("show", name, "-o", "json", PATH=path).stdout)
+    assert (document["health"], document["health_measures"]["pending"]) == ("Failing", 312)
+    assert "it expects to fail soon (SMART self-assessment)" in document["health_reasons"]
+    shown = disks("show", name, PATH=path).stdout
+    assert "Failing: 2944 sectors are reallocated" in shown
+    assert "31 °C, 20000 hours on" in shown

@@ -21,10 +21,11 @@ ROOT = Path(__file__).resolve().parents[3]
 NOBODY = 65534
 
 
-def disks(*args: str, user: int | None = None) -> subprocess.CompletedProcess[str]:
+def disks(*args: str, user: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     drop = ["setpriv", f"--reuid={user}", "--clear-groups", "--"] if user is not None else []
     argv = [*drop, sys.executable, "-m", "agent.cli.main", "disks", *args]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT)
+    env = os.environ | environment
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT, env=env)
 
 
 @pytest.fixture(scope="module")
