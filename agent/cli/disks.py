@@ -14,6 +14,7 @@ import click
 
 from agent.cli.binding import bind, is_meant, state_dir_option, unbind
 from agent.cli.claims import claim, release
+from agent.cli.locate import locate
 from agent.cli.output import configure_logs, log_options, output_option, print_json
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -41,6 +42,7 @@ def disks() -> None:
 
 disks.add_command(bind)
 disks.add_command(unbind)
+disks.add_command(locate)
 disks.add_command(claim)
 disks.add_command(release)
 
