@@ -122,6 +122,13 @@ class Node:
                 continue
             return
 
+    async def until_recovered(self, disks: int, timeout_s: float = 20.0) -> None:
+        """Return when the log tells of a target with so many disks that was brought up, and that one serves."""
+        deadline = time.monotonic() + timeout_s
+        while f"target ready: {disks} disks" not in self.log() or not await self._serves():
+            assert time.monotonic() < deadline, self.log()[-3000:]
+            await asyncio.sleep(0.02)
+
     async def until_listed(self, volumes: set[str], timeout_s: float = 20.0) -> None:
         """Return when these are the volumes there are."""
         deadline = time.monotonic() + timeout_s
