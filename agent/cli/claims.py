@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from agent.cli.binding import state_dir_option
 from agent.cli.output import configure_logs, log_options, output_option, print_json
 from agent.errors import FailedPrecondition, InvalidArgument, Unavailable
 
@@ -21,14 +22,6 @@ _DISKS = click.argument("names", metavar="DISK...", nargs=-1, required=True)
 
 
 def _common(command: F) -> F:
-    state_dir = click.option(
-        "--state-dir",
-        type=click.Path(path_type=Path),
-        default=Path("/var/lib/quarry"),
-        show_default=True,
-        metavar="DIR",
-        help="State folder of the agent.",
-    )
     timeout = click.option(
         "--timeout",
         "timeout_s",
@@ -38,7 +31,7 @@ def _common(command: F) -> F:
         metavar="SECONDS",
         help="How long to wait for the agent.",
     )
-    return _DISKS(state_dir(timeout(output_option(log_options("warning")(command)))))
+    return _DISKS(state_dir_option(timeout(output_option(log_options("warning")(command)))))
 
 
 @click.command(short_help="Make pools of disks.")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli import recorded
 from agent.cli.binding import bind, is_meant, state_dir_option, unbind
 from agent.cli.claims import claim, release
 from agent.cli.locate import locate
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from agent.disks.inventory import Change, Inventory, Known
     from agent.disks.source import Source
+    from agent.model import Disk
 
 _RECORDING = click.option(
     "--recording",
@@ -56,11 +58,12 @@ def list_disks(recording: Path | None, state_dir: Path, output: str, **logging: 
     """List every whole block device, with all the reasons why it cannot be claimed."""
     configure_logs(logging["log_level"], logging["log_format"])
     inventory = _scanned(_source(recording))
-    found = sorted(_with_away(inventory, recording, state_dir).values(), key=lambda known: _natural(known.name))
+    found = _with_records(_with_away(inventory, recording, state_dir), recording, state_dir)
     if output == "json":
-        print_json([document(known) for known in found])
+        print_json([document(known) | recorded.document(disk) for known, disk in found])
     else:
-        print_disks(found)
+        states = [disk.status.phase.value if disk else "-" for _, disk in found]
+        print_disks([known for known, _ in found], states if any(disk for _, disk in found) else None)
     _print_unseen(inventory)
 
 
@@ -74,12 +77,13 @@ def show(disk: str, recording: Path | None, state_dir: Path, output: str, **logg
     """Show all that is known of one DISK: its identity, name (sda), path in /dev (any link to it) or serial number."""
     configure_logs(logging["log_level"], logging["log_format"])
     inventory = _scanned(_source(recording))
-    known = _find(disk, _with_away(inventory, recording, state_dir))
-    told, shown = _health(known, state_dir) if recording is None else ({}, [])
+    found = _with_records(_with_away(inventory, recording, state_dir), recording, state_dir)
+    known, kept = _find(disk, found)
+    told, shown = _health(known, state_dir) if recording is None and known.name != "-" else ({}, [])
     if output == "json":
-        print_json(document(known) | told)
+        print_json(document(known) | told | recorded.document(kept))
     else:
-        _print_lines([*_lines(known), *shown])
+        _print_lines([*_lines(known), *shown, *recorded.lines(kept)])
     _print_unseen(inventory)
 
 
@@ -184,13 +188,21 @@ def _with_away(inventory: Inventory, recording: Path | None, state_dir: Path) ->
     return {**inventory.known, **{known.name: known for known in gone.values() if known.identity not in here}}
 
 
-def _find(wanted: str, known: Mapping[str, Known]) -> Known:
+def _with_records(
+    known: Mapping[str, Known], recording: Path | None, state_dir: Path
+) -> list[tuple[Known, Disk | None]]:
+    """In the order of their names, each with what the agent has on record of it."""
+    disks = recorded.records(state_dir) if recording is None else []
+    return sorted(recorded.joined(known, disks), key=lambda pair: _natural(pair[0].name))
+
+
+def _find(wanted: str, known: Sequence[tuple[Known, Disk | None]]) -> tuple[Known, Disk | None]:
     """The disk that is meant. NotFound, or InvalidArgument when several are."""
-    found = [each for each in known.values() if is_meant(wanted, each)]
+    found = [pair for pair in known if is_meant(wanted, pair[0])]
     if not found:
         raise NotFound("disk", wanted)
     if len(found) > 1:
-        names = ", ".join(each.name for each in found)
+        names = ", ".join(each.name for each, _ in found)
         raise InvalidArgument("DISK", f"{wanted!r} fits {names}", "give one of these names")
     return found[0]
 
@@ -202,13 +214,16 @@ def document(known: Known) -> dict[str, Any]:
     status = msgspec.to_builtins(known.status)
     codes = [reason.code.value for reason in known.reasons]
     mine = {"name": known.name, "id": known.identity or None, "same_identity_as": list(known.twins)}
-    # Of a node and a pool nothing is known here.
+    # Of a node and a pool nothing is known here: that is on record (agent.cli.recorded).
     unused = ("node", "message", "pool", "conditions")
     return mine | {key: value for key, value in status.items() if key not in unused} | {"reason_codes": codes}
 
 
-def print_disks(found: Sequence[Known]) -> None:
-    """The table of `list`. A terminal gets the reasons below the table, a pipe one line for each disk."""
+def print_disks(found: Sequence[Known], states: Sequence[str] | None = None) -> None:
+    """The table of `list`. A terminal gets the reasons below the table, a pipe one line for each disk.
+
+    `states`: their phases on record, in the same order; without any that column is left out.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -222,12 +237,15 @@ def print_disks(found: Sequence[Known]) -> None:
     transport_width = 16 if any(known.status.driver != "kernel" for known in found) else 12
     for title, width in (("NAME", max(4, name_width)), ("TIER", 4), ("TRANSPORT", transport_width), ("SIZE", 8)):
         table.add_column(title, width=width, justify="right" if title == "SIZE" else "left")
+    if states:
+        table.add_column("STATE", width=10)
     for title in ("ID", "MODEL", "CLAIMABLE") if piped else ("CLAIMABLE", "ID", "MODEL"):
         table.add_column(title, width=None if piped or title != "CLAIMABLE" else 9)
-    for known in found:
+    for index, known in enumerate(found):
         status = known.status
         driver = "" if status.driver == "kernel" else f" ({status.driver})"
         cells = [known.name, status.tier.value, status.transport + driver, size(status.size_bytes)]
+        cells += [states[index]] if states else []
         verdict, who = "yes" if status.eligible else "no", [known.identity or "-", status.model or "-"]
         if piped:
             cells += [*who, ": ".join((verdict, *filter(None, ["; ".join(status.reasons)])))]

@@ -28,6 +28,20 @@ async def test_claim_use_release(start_node: Any, make_disk: Callable[..., LoopD
         (claimed,) = json.loads(done.stdout)
         assert (claimed["path"], claimed["phase"], claimed["tier"]) == (disk.device, "Ready", "nvme")
         assert await node.csi.capacity({"tier": "nvme"}) > 0
+        listed = (await node.quarry("list")).stdout.splitlines()
+        assert listed[0].split()[:5] == ["NAME", "TIER", "TRANSPORT", "SIZE", "STATE"]
+        rows = {line.split()[0]: line.split() for line in listed}
+        assert (rows[disk.name][1], "Ready" in rows[disk.name]) == ("nvme", True)
+        shown = json.loads((await node.quarry("show", disk.name, "-o", "json")).stdout)
+        assert (shown["tier"], shown["tier_override"], shown["phase"], shown["claimed"]) == (
+            "nvme",
+            "nvme",
+            "Ready",
+            True,
+        )
+        text = (await node.quarry("show", disk.name)).stdout
+        assert "Ready, claimed" in text
+        assert "nvme (its own: ssd)" in text
         volume = await node.csi.create_volume("v", 16 * MIB, {"tier": "nvme"})
 
         refused = await node.quarry("release", disk.device)
