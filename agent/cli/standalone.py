@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +55,10 @@ def standalone(log_level: str | None, log_format: str | None, config: Path | Non
     when the target is not ours.
     """
     configure_logs(log_level, log_format)
-    # gRPC's older listener hands calls over in one thread fewer: a fifth of its CPU time (measured with 1.85). The name
-    # of an experiment that a later gRPC no longer knows is ignored. Read when gRPC starts.
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     from agent.config import load_settings
+    from agent.csi.tuning import tune
+
+    tune()
 
     settings = load_settings(config, **flags)
     configure_logs(log_level or settings.log.level, log_format or settings.log.format)

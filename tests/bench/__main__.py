@@ -15,6 +15,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from agent.csi.tuning import tune
 from tests.bench.report import show
 from tests.bench.results import Results, verdicts
 from tests.bench.run import QUICK, Bench, Sizes
@@ -41,6 +42,7 @@ def bench(
     work_dir: Path | None,
 ) -> None:
     """Measure the agent through its CSI socket, beside the floors of the same target."""
+    tune()  # the caller shares a CPU with the agent
     real = find_real()
     if kind == "real" and real is None:
         raise click.UsageError("no spdk_tgt: set SPDK_TGT or put it on PATH")
