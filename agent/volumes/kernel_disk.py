@@ -7,6 +7,7 @@ again, and it is left alone unless it is blank or carries its own pool.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections.abc import Callable
@@ -25,8 +26,8 @@ from agent.volumes.access import LOAD_TIMEOUT_S, Refused, Why
 
 log = logging.getLogger(__name__)
 
-DISCOVERY_TIMEOUT_S = 40.0
-"""How long to wait for the first look at all disks; one that does not answer is given up after 30 s."""
+DISCOVERY_TIMEOUT_S = 5.0
+"""How long to wait for the first look at all disks. One that does not answer by then holds up nobody else."""
 
 _ATTACHED = uuid.UUID("7d1f9c9e-5d0c-5b0e-9a55-0d6e0f1f6a43")
 """Namespace of the UUIDs of base bdevs, which tell what they are attached to."""
@@ -84,13 +85,12 @@ class KernelAccess:
     # --- looking ---
 
     async def _find(self, disk: Disk) -> Known:
-        try:
+        with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._discovered.wait(), DISCOVERY_TIMEOUT_S)
-        except TimeoutError:
-            raise Unavailable("the disks of this machine are still being looked at") from None
         found = self._inventory.find(disk.meta.name)
         if not found:
-            raise Unavailable(f"disk {disk.meta.name} is not in this machine")
+            where = "in this machine" if self._discovered.is_set() else "found yet"
+            raise Unavailable(f"disk {disk.meta.name} is not {where}")
         if len(found) > 1:
             raise Refused(Why.INELIGIBLE, f"{found[0].status.path}: {'; '.join(found[0].status.reasons)}")
         return found[0]

@@ -18,8 +18,15 @@ class Between:
         self.socket_path = path
         self.before: dict[str, Callable[[], object]] = {}
         self.passed: list[str] = []
+        self.stops_at = ""
+        """A method that is not passed on: the connection ends there."""
         self._target = target
+        self._done = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def until_done(self) -> None:
+        """Return when something of `before` has been done."""
+        await asyncio.wait_for(self._done.wait(), 20)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Between]:
@@ -46,6 +53,9 @@ class Between:
                     self.passed.append(method)
                     if method in self.before:
                         await asyncio.to_thread(self.before.pop(method))
+                        self._done.set()
+                    if method == self.stops_at:
+                        return
                     to_target.write(message)
             back.cancel()
             to_target.close()

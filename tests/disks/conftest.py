@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def make_disk(folder: Path) -> Iterator[Callable[..., LoopDisk]]:
 class Node:
     """An agent as a process, its CSI, and its database as another process sees it."""
 
-    def __init__(self, name: str, folder: Path, socket: Path, disks: dict[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, socket: Path | None, disks: dict[str, Any]) -> None:
         self.state_dir = folder / name
         self.endpoint = f"unix://{folder}/{name}.sock"
         self.csi = CsiClient(self.endpoint, timeout_s=30)
@@ -77,7 +78,8 @@ class Node:
         config = folder / f"{name}.yaml"
         config.write_text(json.dumps({"disks": {"loop_devices": True, **disks}}))
         self._argv = ["standalone", "--node-name", name, "--state-dir", str(self.state_dir), "--config", str(config)]
-        self._argv += ["--csi-endpoint", self.endpoint, "--nvmf-port", str(free_port()), "--spdk-socket", str(socket)]
+        self._argv += ["--csi-endpoint", self.endpoint, "--nvmf-port", str(free_port())]
+        self._argv += ["--spdk-socket", str(socket)] if socket else []
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
@@ -106,6 +108,12 @@ class Node:
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def changes(self, disk: str) -> int:
+        """How often the record of a disk was written."""
+        with closing(sqlite3.connect(f"file:{self.state_dir}/quarry.db?mode=ro", uri=True)) as database:
+            found: int = database.execute("SELECT count(*) FROM changes WHERE name = ?", (disk,)).fetchone()[0]
+        return found
 
     async def quarry(self, *args: str) -> subprocess.CompletedProcess[str]:
         """`quarry disks ...` beside the agent."""
@@ -158,8 +166,8 @@ async def start_node(folder: Path, spdk_tgt: Target) -> AsyncIterator[Callable[.
     """Starts agents on the real target. What they leave there is removed by a restart of the target."""
 
     @asynccontextmanager
-    async def start(name: str = NODE, target: Target = spdk_tgt, **disks: Any) -> AsyncIterator[Node]:
-        node = Node(name, folder, target.socket_path, disks)
+    async def start(name: str = NODE, target: Any = spdk_tgt, **disks: Any) -> AsyncIterator[Node]:
+        node = Node(name, folder, target.socket_path if target else None, disks)
         try:
             await node.start()
             node.store = await open_local(node.state_dir / "quarry.db")

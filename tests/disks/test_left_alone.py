@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -139,3 +140,64 @@ async def test_rules_claim_what_fits_and_not_what_was_released_by_hand(
         released = await node.until(fits, lambda disk: disk.status.phase is DiskPhase.AVAILABLE)
         assert released.spec.claimed is False
         assert fits.is_blank()
+
+
+HALF_A_LABEL = b"SPDKBLOB" + struct.pack("<IIIQI", 3, 4096, 0, (1 << 64) - 1, 1 << 20) + bytes(24) + b"LVOLSTORE"
+"""What SPDK writes first of a pool: a super block without attributes; everything after it is zeroes then."""
+
+
+@pytest.mark.parametrize("left", ["half a pool", "half a pool, and power was lost", "a filesystem"])
+async def test_what_a_creation_that_was_cut_off_left(
+    left: str, start_node: Any, spdk_tgt: Target, make_disk: Callable[..., LoopDisk], folder: Path
+) -> None:
+    """Half a pool is made anew; what came onto the disk since is not ours, whatever the record says was begun."""
+    disk = make_disk()
+    found = ext4(disk.file, folder) if left == "a filesystem" else HALF_A_LABEL.ljust(4096, b"\0")
+    between = Between(spdk_tgt.socket_path, folder / "b.sock")
+    async with between.serving(), start_node(target=between) as node:
+
+        def die() -> None:
+            node.kill()
+            disk.write(0, found)
+
+        between.before[CREATE_POOL] = die
+        between.stops_at = CREATE_POOL
+        await node.want(disk, claimed=True)
+        cut_off = await node.until(disk, lambda disk: disk.status.phase is DiskPhase.FORMATTING)
+        await between.until_done()
+        between.stops_at = ""
+        if "power" in left:
+            spdk_tgt.restart()
+        await node.start()
+        if left != "a filesystem":
+            assert (await node.until(disk, ready)).status.pool.uuid
+            return
+        refused = await node.until(disk, lambda disk: disk.meta.version > cut_off.meta.version)
+        assert "ext4" in refused.status.message
+        assert why(refused) == "Ineligible"
+        assert disk.read(0, len(found)) == found
+
+
+async def test_the_embedded_target_is_not_given_block_devices(
+    start_node: Any, make_disk: Callable[..., LoopDisk]
+) -> None:
+    disk = make_disk()
+    async with start_node(target=None, claim=[{"path": "*"}]) as node:
+        refused = await node.until(disk, failed)
+        assert why(refused) == "NoDriver"
+        assert "needs spdk_tgt" in refused.status.message
+        assert disk.is_blank()
+
+
+async def test_nothing_is_written_while_nothing_changes(start_node: Any, make_disk: Callable[..., LoopDisk]) -> None:
+    disk = make_disk()
+    async with start_node() as node:
+        found = await node.until(disk, lambda disk: disk.status.eligible)
+        before = node.changes(found.meta.name)
+        for _ in range(3):
+            disk.tell()
+            await node.quarry("list")
+        disk.write(0, b"\x01")
+        disk.tell()
+        await node.until(disk, lambda disk: not disk.status.eligible)
+        assert node.changes(found.meta.name) == before + 1
