@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench fuzz sanity lab proto clean
+.PHONY: help setup demo test lint bench fuzz sanity lab proto crds clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ lab: setup ## tests on a Linux kernel of their own, in a virtual machine (docs/t
 
 proto: setup ## regenerate agent/csi/pb from the CSI specification v1.12.0 (needs Go, or CSI_PROTO=path/to/csi.proto)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/proto.sh
+
+crds: setup ## regenerate k8s/crds, the Kubernetes resources, from agent/model
+	@$(BIN)/python -m agent.store.kubernetes.crds k8s/crds
 
 clean: ## remove the virtual environment and caches
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache

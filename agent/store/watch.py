@@ -17,8 +17,9 @@ BUFFER_EVENTS = 1024
 class Watcher(AsyncIterator[Event[Any]]):
     """Yields events in order. When the buffer overflows it is replaced by a single RELIST. Ends with the store."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, buffer: int = BUFFER_EVENTS) -> None:
         self.kind = kind
+        self._buffer = buffer
         self._events: deque[Event[Any]] = deque()
         self._ready = asyncio.Event()
         self._ended = False
@@ -26,7 +27,7 @@ class Watcher(AsyncIterator[Event[Any]]):
     def offer(self, change: Change) -> None:
         if change.kind != self.kind:
             return
-        if len(self._events) >= BUFFER_EVENTS:
+        if len(self._events) >= self._buffer:
             self.relist(change.version)
             return
         self._events.append(Event(change.type, change.version, change.resource))

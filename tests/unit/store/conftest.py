@@ -1,27 +1,79 @@
-"""The store under test: every test that takes `store` runs on each implementation listed here."""
+"""The stores under test: every test that takes `store` runs on each implementation listed here."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from agent.store.interface import Store
+from agent.store.kubernetes.store import open_kubernetes
 from agent.store.local import open_local
+from agent.store.watch import BUFFER_EVENTS
+from agent.store.writer import KEPT_CHANGES
+from tests.kube.control_plane import ControlPlane, missing
 
 Opener = Callable[[], Awaitable[Store]]
 
+PATIENCE_S = 10.0
+"""How long a handle on a cluster may take to see what another one wrote; milliseconds are usual."""
 
-@pytest.fixture(params=["local"])
-async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
+
+@dataclass(frozen=True)
+class Limits:
+    """Of the implementation under test. `at_once`: other handles' writes are seen by the next read."""
+
+    at_once: bool
+    buffer_events: int
+    kept_changes: int
+
+
+LIMITS = {
+    "local": Limits(True, BUFFER_EVENTS, KEPT_CHANGES),
+    "kubernetes": Limits(False, 128, 512),  # small: each write is a request to a real API server
+}
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """A real kube-apiserver, one for all tests."""
+    why = missing()
+    if why:
+        pytest.skip(why)
+    plane = ControlPlane()
+    try:
+        plane.start()
+        yield plane
+    finally:
+        plane.stop()
+
+
+@pytest.fixture(params=list(LIMITS))
+def limits(request: pytest.FixtureRequest) -> Limits:
+    return LIMITS[request.param]
+
+
+@pytest.fixture
+async def open_store(limits: Limits, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
     """Opens one more handle on the same data, as another process would have. All are closed at the end."""
-    assert request.param == "local"
+    plane: ControlPlane | None = None
+    if limits is LIMITS["kubernetes"]:
+        plane = request.getfixturevalue("control_plane")
+        await asyncio.to_thread(plane.clear)
     async with AsyncExitStack() as stack:
 
         async def opener() -> Store:
-            store = await open_local(tmp_path / "state" / "quarry.db")
+            store: Store
+            if plane is None:
+                store = await open_local(tmp_path / "state" / "quarry.db")
+            else:
+                buffer, kept = limits.buffer_events, limits.kept_changes
+                store = await open_kubernetes(plane.kubeconfig, buffer_events=buffer, kept_changes=kept)
             stack.push_async_callback(store.close)
             return store
 
@@ -31,3 +83,11 @@ async def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
 @pytest.fixture
 async def store(open_store: Opener) -> Store:
     return await open_store()
+
+
+async def becomes(look: Callable[[], Awaitable[object]], wanted: object, limits: Limits) -> None:
+    """`look` gives `wanted`: at once, or where others' writes take a moment, soon."""
+    deadline = time.monotonic() + (0 if limits.at_once else PATIENCE_S)
+    while (found := await look()) != wanted:
+        assert time.monotonic() < deadline, f"{found!r} instead of {wanted!r}"
+        await asyncio.sleep(0.002)

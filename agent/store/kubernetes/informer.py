@@ -1,0 +1,116 @@
+"""Keeps a cache up to date: list, then watch with bookmarks; list again after 410, and now and then anyway."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Any
+from urllib.parse import urlencode
+
+from agent.errors import FailedPrecondition, NotFound, QuarryError, Unavailable
+from agent.store.interface import EventType
+from agent.store.kubernetes.cache import Cache
+from agent.store.kubernetes.connection import Connection
+from agent.store.kubernetes.kinds import GROUP, KINDS
+from agent.store.kubernetes.refusals import Asked, Expired, refusal
+
+PAGE = 500
+"""Objects in one answer to a list."""
+
+RESYNC_S = 3600.0
+"""Seconds after which everything is listed again though no watch failed: nothing lost stays lost."""
+
+_WATCH_S = (300, 600)
+"""After how many seconds the server is to end a watch: between these, so that not all agents come back at once."""
+
+_PAUSE_S, _PAUSE_MAX_S = 0.1, 10.0
+_SHORT_S = 1.0
+"""A watch that ended so soon is a failure."""
+
+log = logging.getLogger(__name__)
+
+
+class Informer:
+    def __init__(self, connection: Connection, cache: Cache) -> None:
+        self._connection = connection
+        self._cache = cache
+        self._path = KINDS[cache.kind].path
+        self._asked = Asked(cache.kind)
+        self._listed_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when the cache holds everything. Raises FailedPrecondition where the resources are not installed."""
+        try:
+            await self._list()
+        except NotFound as error:
+            plural = f"{KINDS[self._cache.kind].plural}.{GROUP}"
+            raise FailedPrecondition(f"the cluster does not know {plural}: kubectl apply -f k8s/crds") from error
+        self._task = asyncio.create_task(self._run(), name=f"informer-{self._cache.kind}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        pause_s, said, is_current = _PAUSE_S, "", True
+        while True:
+            try:
+                if not is_current or time.monotonic() - self._listed_at > RESYNC_S:
+                    await self._list()
+                    is_current = True
+                await self._follow()
+                pause_s, said = _PAUSE_S, ""
+                continue
+            except Expired:
+                is_current = False
+                log.info("watching %s: version %d is forgotten, listing again", self._path, self._cache.version)
+            except QuarryError as error:
+                if str(error) != said:
+                    log.warning("watching %s: %s", self._path, error)
+                said = str(error)
+            except Exception:
+                is_current = False
+                log.exception("watching %s", self._path)
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
+            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+
+    async def _list(self) -> None:
+        items: list[Any] = []
+        query: dict[str, str] = {"limit": str(PAGE)}
+        while True:
+            answer = await self._connection.request("GET", f"{self._path}?{urlencode(query)}", self._asked)
+            items += answer["items"]
+            token = answer["metadata"].get("continue")
+            if not token:
+                break
+            query["continue"] = token
+        self._cache.listing(items, int(answer["metadata"]["resourceVersion"]))
+        self._listed_at = time.monotonic()
+
+    async def _follow(self) -> None:
+        """One watch from where the cache stands until its end. Raises Expired, Unavailable."""
+        began = time.monotonic()
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": str(self._cache.version),
+            "timeoutSeconds": str(random.randint(*_WATCH_S)),  # noqa: S311 - spreads load, keeps no secret
+        }
+        heard = False
+        async for event in self._connection.watch(f"{self._path}?{urlencode(query)}", self._asked):
+            heard = True
+            self._take(event["type"], event["object"])
+        if not heard and time.monotonic() - began < _SHORT_S:
+            raise Unavailable("the watch ended at once")
+
+    def _take(self, event: str, item: dict[str, Any]) -> None:
+        if event == "BOOKMARK":
+            self._cache.bookmark(int(item["metadata"]["resourceVersion"]))
+        elif event == "ERROR":
+            raise refusal(int(item.get("code") or 500), b"", self._asked)
+        else:
+            self._cache.event(EventType(event), item)

@@ -1,0 +1,194 @@
+"""A real kube-apiserver with its etcd on loopback, as processes that a test can kill, freeze and start again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+START_TIMEOUT_S = 60.0
+ADMIN_TOKEN = "admin-of-the-tests"
+CRDS = Path(__file__).parents[2] / "k8s" / "crds"
+
+_DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+"""Even when the test run itself is killed. The signal comes when the thread that started them ends."""
+
+
+def find(program: str) -> str | None:
+    """`program` in KUBEBUILDER_ASSETS, else on PATH."""
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    found = shutil.which(program, path=assets) if assets else None
+    return found or shutil.which(program)
+
+
+def missing() -> str:
+    """What a control plane lacks here, as the reason of a skip; "" when it can be started."""
+    absent = [program for program in ("etcd", "kube-apiserver", "openssl") if find(program) is None]
+    return f"no {', '.join(absent)} (KUBEBUILDER_ASSETS or PATH; docs/testing.md)" if absent else ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ControlPlane:
+    """etcd and kube-apiserver; `kubeconfig` is an administrator's."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="qk-"))
+        self.port = _free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.kubeconfig = self.folder / "kubeconfig"
+        self.ca = self.folder / "certs" / "apiserver.crt"
+        self._etcd_ports = (_free_port(), _free_port())
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Returns when the API is ready and knows our resources."""
+        key = self.folder / "sa.key"
+        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        (self.folder / "tokens.csv").write_text(f"{ADMIN_TOKEN},admin,admin,system:masters\n")
+        self.start_etcd()
+        self.start_apiserver()
+        self.kubeconfig.write_text(json.dumps(self._config(ADMIN_TOKEN)))
+        self.install()
+
+    def start_etcd(self) -> None:
+        client, peer = (f"http://127.0.0.1:{port}" for port in self._etcd_ports)
+        self._start(
+            "etcd",
+            f"--data-dir={self.folder / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync",
+        )
+
+    def start_apiserver(self) -> None:
+        """Returns when it is ready."""
+        self._start(
+            "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self._etcd_ports[0]}",
+            f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self.folder / 'certs'}",
+            "--authorization-mode=RBAC",
+            f"--token-auth-file={self.folder / 'tokens.csv'}",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={self.folder / 'sa.key'}",
+            f"--service-account-signing-key-file={self.folder / 'sa.key'}",
+        )
+        self._until(lambda: self.request("GET", "/readyz", raw=True) is not None, "kube-apiserver is not ready")
+
+    def _start(self, program: str, *arguments: str) -> None:
+        with (self.folder / f"{program}.log").open("ab") as log:
+            argv = [*_DIE_WITH_US, find(program) or program, *arguments]
+            self._processes[program] = subprocess.Popen(argv, stdout=log, stderr=log, cwd=self.folder)
+
+    def _until(self, done: Any, says: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            for program, process in self._processes.items():
+                if process.poll() is not None:
+                    raise RuntimeError(f"{program} ended: {self.log(program)}")
+            try:
+                if done():
+                    return
+            except (OSError, urllib.error.URLError):
+                pass
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{says}: {self.log('kube-apiserver')}")
+            time.sleep(0.05)
+
+    def log(self, program: str) -> str:
+        return (self.folder / f"{program}.log").read_text(errors="replace")[-3000:]
+
+    def kill(self, program: str) -> None:
+        process = self._processes.pop(program)
+        process.kill()
+        process.wait()
+
+    def signal(self, program: str, number: int) -> None:
+        self._processes[program].send_signal(number)
+
+    def stop(self) -> None:
+        for program in list(self._processes):
+            self.signal(program, signal.SIGCONT)
+            self.kill(program)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # --- what an administrator does --------------------------------------------------------------------------------
+
+    def install(self) -> None:
+        """Applies the custom resources and waits until they are served."""
+        for file in sorted(CRDS.glob("*.yaml")):
+            name = yaml.safe_load(file.read_text())["metadata"]["name"]
+            path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+            self.request(
+                "PATCH", f"{path}?fieldManager=tests&force=true", file.read_bytes(), "application/apply-patch+yaml"
+            )
+            self._until(lambda path=path: self._is_established(path), f"{name} is not served")
+
+    def _is_established(self, path: str) -> bool:
+        definition = self.request("GET", path)
+        held = {each["type"]: each["status"] for each in definition.get("status", {}).get("conditions", [])}
+        if held.get("Established") != "True":
+            return False
+        spec = definition["spec"]
+        try:
+            self.request("GET", f"/apis/{spec['group']}/v1alpha1/{spec['names']['plural']}")
+        except urllib.error.HTTPError as error:
+            return error.code != 404
+        return True
+
+    def clear(self) -> None:
+        """Deletes all objects of ours, whatever holds them."""
+        for file in CRDS.glob("*.yaml"):
+            path = f"/apis/quarry.storage/v1alpha1/{file.stem}"
+            items = self.request("GET", path)["items"]
+            for item in items:
+                if item["metadata"].get("finalizers"):
+                    patch = b'{"metadata":{"finalizers":null}}'
+                    name = item["metadata"]["name"]
+                    self.request("PATCH", f"{path}/{name}", patch, "application/merge-patch+json")
+            if items:
+                self.request("DELETE", path)
+
+    def request(self, method: str, path: str, body: Any = None, content: str = "", *, raw: bool = False) -> Any:
+        """As an administrator. Raises urllib.error.HTTPError."""
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {ADMIN_TOKEN}", "Content-Type": content or "application/json"}
+        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
+        context = ssl.create_default_context(cafile=str(self.ca))
+        with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+            text = answer.read()
+        return text if raw else json.loads(text)
+
+    def _config(self, token: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": "tests", "cluster": {"server": self.url, "certificate-authority": str(self.ca)}},
+            ],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "user"}}],
+            "current-context": "tests",
+        }
