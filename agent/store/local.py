@@ -28,7 +28,7 @@ from agent.store.writer import Outcome, Write, Writer
 POLL_S = 0.05
 """Seconds between looks for other processes' writes while somebody watches; a look takes about 10 microseconds."""
 
-GATHER_S = 0.002
+GATHER_S = 0.005
 CROWD = 4
 """When the last commit had at least CROWD writes, the next one waits GATHER_S seconds for more: a commit costs an fsync
 and two changes of threads whatever it carries. Who writes alone does not wait."""
