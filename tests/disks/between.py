@@ -18,6 +18,8 @@ class Between:
         self.socket_path = path
         self.before: dict[str, Callable[[], object]] = {}
         self.passed: list[str] = []
+        self.unknown: set[str] = set()
+        """Methods that the target does not have."""
         self.stops_at = ""
         """A method that is not passed on: the connection ends there."""
         self._target = target
@@ -49,13 +51,18 @@ class Between:
             splitter = MessageSplitter()
             while data := await reader.read(1 << 16):
                 for message in splitter.feed(data):
-                    method = json.loads(message)["method"]
+                    call = json.loads(message)
+                    method = call["method"]
                     self.passed.append(method)
                     if method in self.before:
                         await asyncio.to_thread(self.before.pop(method))
                         self._done.set()
                     if method == self.stops_at:
                         return
+                    if method in self.unknown:
+                        error = {"code": -32601, "message": "Method not found"}
+                        writer.write(json.dumps({"jsonrpc": "2.0", "id": call["id"], "error": error}).encode())
+                        continue
                     to_target.write(message)
             back.cancel()
             to_target.close()

@@ -17,6 +17,10 @@ import pytest
 from agent.errors import QuarryError
 from agent.model import Disk, DiskPhase, StorageNode
 from agent.nvmf import initiator
+from agent.spdk import bdev
+from agent.spdk.client import Client
+from tests.contract.targets import Target
+from tests.disks.between import Between
 from tests.disks.conftest import FAST_S, NODE, Node
 from tests.disks.loops import LoopDisk
 
@@ -165,6 +169,31 @@ async def test_growth(start_node: Any, make_disk: Callable[..., LoopDisk]) -> No
         assert ready(found)
         big = {"tier": "ssd", "provisioning": "thick"}
         assert await node.csi.create_volume("v", 2500 * MIB, big)
+
+
+async def test_without_io_uring_a_disk_is_reached_by_aio(
+    start_node: Any, make_disk: Callable[..., LoopDisk], spdk_tgt: Target, folder: Path
+) -> None:
+    disk = make_disk()
+    between = Between(spdk_tgt.socket_path, folder / "b.sock")
+    between.unknown = {"bdev_uring_create"}
+    async with between.serving(), start_node(target=between) as node:
+        await node.want(disk, claimed=True)
+        found = await node.until(disk, ready)
+        async with Client(spdk_tgt.socket_path) as rpc:
+            await rpc.wait_connected(5)
+            base = await bdev.get(rpc, found.bdev_name)
+        assert base is not None
+        assert base.product_name == "AIO disk"
+        disk.grow(3 << 30)
+        await node.until(disk, lambda disk: disk.status.pool.size_bytes > 2900 * MIB)
+        disk.pull()
+        await node.until(disk, missing)
+        disk.plug()
+        await node.until(disk, ready)
+        done = await node.quarry("release", disk.device)
+        assert done.returncode == 0, done.stderr
+        assert disk.is_blank()
 
 
 async def test_an_unclaimed_disk_that_goes_is_forgotten(start_node: Any, make_disk: Callable[..., LoopDisk]) -> None:
