@@ -136,6 +136,16 @@ class Binder:
         log.info("%s is at the kernel's driver again: %s", binding.address, ", ".join(names) or "no namespaces")
         return names
 
+    async def look(self, identity: str, names: Sequence[str]) -> Known:
+        """Look now at the disk, which is one of these block devices. NotFound when it is none."""
+        usage = await self._inventory.usage()
+        for name in names:
+            await self._inventory.look(name, usage)
+            found = self._inventory.known.get(name)
+            if found is not None and found.identity == identity:
+                return found
+        raise NotFound("disk", identity)
+
     async def recover(self) -> None:
         """Finish or take back what was cut off, and bind again what the kernel has taken since (a reboot).
 

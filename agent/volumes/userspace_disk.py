@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Sequence
+from pathlib import Path
 
 from agent.disks.binder import Binder
 from agent.disks.binding import Binding, BoundDisk, State
-from agent.errors import NotFound, QuarryError, RpcError, Unavailable
+from agent.errors import FailedPrecondition, NotFound, QuarryError, RpcError, Unavailable
+from agent.host import blkid
 from agent.model import Disk, DiskPhase
 from agent.spdk import bdev, lvol, nvme_controller
 from agent.spdk.client import Rpc
@@ -22,6 +25,9 @@ log = logging.getLogger(__name__)
 
 RECOVERY_TIMEOUT_S = 60.0
 """How long to wait until the controllers are where their notes say: after a reboot all disks are looked at first."""
+
+LET_GO_TIMEOUT_S = 15.0
+LET_GO_POLL_S = 0.1
 
 _BDEV = re.compile(r"(.+)n\d+")
 
@@ -106,14 +112,39 @@ class UserspaceAccess:
                     raise
 
     async def wipe(self, disk: Disk) -> None:
-        """Only the target can: it loads the pool once more and deletes it."""
-        await self.attach(disk)
-        await bdev.wait_for_examine(self._rpc, timeout_s=LOAD_TIMEOUT_S)
+        """The kernel gets the disk for as long as it takes, unless another namespace of its controller is in use."""
+        binding, bound = await self._find(disk)
+        if await nvme_controller.get(self._rpc, binding.name) is None:
+            await self._wipe_by_kernel(disk, binding)
+        else:
+            await self._wipe_by_target(disk, binding.bdev(bound))
+
+    async def _wipe_by_kernel(self, disk: Disk, binding: Binding) -> None:
+        """When the agent dies in between, the kernel has the disk, and the release goes on there."""
+        names = await self._given_back(binding)
+        found = await self._binder.look(disk.meta.name, names)
+        if found.pool is not None and found.pool.uuid == disk.status.pool.uuid:
+            await blkid.remove_pool(Path(found.status.path), found.pool)
+            found = await self._binder.look(disk.meta.name, names)
+        await self._binder.bind(found, binding.driver)
+
+    async def _given_back(self, binding: Binding) -> Sequence[str]:
+        """A target that was told to detach a controller lets go of it a little later."""
+        deadline = asyncio.get_running_loop().time() + LET_GO_TIMEOUT_S
+        while True:
+            try:
+                return await self._binder.unbind(binding)
+            except FailedPrecondition:
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+            await asyncio.sleep(LET_GO_POLL_S)
+
+    async def _wipe_by_target(self, disk: Disk, name: str) -> None:
+        """What is left is only what the target wrote: enough for a new pool, not for the eyes of the kernel."""
         found = await lvol.get_lvstore(self._rpc, disk.pool_name)
-        if found is not None and found.uuid == disk.status.pool.uuid and found.base_bdev == disk.bdev_name:
+        if found is not None and found.uuid == disk.status.pool.uuid and found.base_bdev == name:
             await lvol.delete_lvstore(self._rpc, disk.pool_name)
         await self._binder.mark(disk.meta.name, used=False)
-        await self.detach(disk)
 
     async def _find(self, disk: Disk) -> tuple[Binding, BoundDisk]:
         try:
