@@ -59,6 +59,8 @@ CASES: list[tuple[str, Health, list[str]]] = [
     ("sas", Health.HEALTHY, []),
     ("sas-defects", Health.DEGRADED, ["4 errors that could not be corrected", "57 sectors are reallocated"]),
     ("sas-failing", Health.FAILING, ["it expects to fail soon (SMART self-assessment)"]),
+    ("qemu-nvme", Health.HEALTHY, []),
+    ("qemu-sata", Health.HEALTHY, []),
     ("asleep", Health.UNKNOWN, ["smartctl found nothing: Device is in STANDBY mode, exit(2)"]),
     ("no-smart", Health.UNKNOWN, ["smartctl found nothing: /dev/vda: Unable to detect device type"]),
 ]
