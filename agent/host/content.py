@@ -25,6 +25,7 @@ BTRFS_MIRROR_OFFSET = 64 << 20
 SUPER_BYTES = 4096
 PAGE_BYTES_MAX = 1 << 16
 LVSTORE = b"LVOLSTORE"
+NAME_MAX = 64  # SPDK_LVS_NAME_MAX
 BLKZEROOUT = 0x127F  # linux/fs.h
 
 Facts = dict[str, int | str | None]
@@ -110,7 +111,10 @@ def label(descriptor: int, size: int) -> Facts:
         page = os.pread(descriptor, page_bytes, (start + (blob & 0xFFFFFFFF)) * page_bytes)
         if page[:8] == head[20:28]:
             attributes = _attributes(page[16:-8])
-            facts |= {"label": attributes.get("name", ""), "label_uuid": attributes.get("uuid", "")}
+            facts |= {
+                "label": attributes.get("name", "")[:NAME_MAX],
+                "label_uuid": attributes.get("uuid", "")[:NAME_MAX],
+            }
     return facts
 
 

@@ -81,7 +81,7 @@ class Adoption:
         pass
 
     async def brought_up(self, observed: Observed) -> None:
-        pass
+        await self.audited(observed)
 
     async def audited(self, observed: Observed) -> None:
         """Everything in the pools of disks was read: what has no record gets one, snapshots before what needs them."""
