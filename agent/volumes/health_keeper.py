@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from agent.disks.health import Assessment, Health, Measures, assess, from_smartctl
 from agent.errors import QuarryError
 from agent.host import smartctl
-from agent.model import Condition, ConditionStatus, Disk
+from agent.model import Condition, ConditionStatus, Disk, DiskPhase
 from agent.spdk import nvme_controller
 from agent.spdk.client import Rpc
 from agent.volumes.access import FILE, KERNEL, USERSPACE, kind
@@ -20,8 +21,8 @@ from agent.volumes.pools import Pools, is_in_service
 
 log = logging.getLogger(__name__)
 
-FIRST_AFTER_S = 5.0
-"""From the start of the agent, which has more urgent things to do, to the first question."""
+TICK_S = 5.0
+"""Between looks at who has to be asked: a disk that comes into service is asked soon."""
 
 APART_S = 0.5
 """Between the questions to two disks: a hundred programs at once would be felt."""
@@ -46,6 +47,7 @@ class HealthKeeper:
         self._pools = pools
         self._ask = ask
         self._interval_s = interval_s
+        self._asked: dict[str, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -63,23 +65,25 @@ class HealthKeeper:
         pass
 
     async def _run(self) -> None:
-        await asyncio.sleep(min(FIRST_AFTER_S, self._interval_s))
         while True:
+            await asyncio.sleep(min(TICK_S, self._interval_s))
             try:
-                await self.look()
+                await self.look(time.monotonic() - self._interval_s)
             except Exception:  # the outermost loop: a defect must not end it for good
                 log.exception("asking the disks for their health failed")
-            await asyncio.sleep(self._interval_s)
 
-    async def look(self) -> None:
-        """Ask every disk in service once, one after the other."""
-        for disk in await self._records.list():
-            if not is_in_service(disk) or kind(disk) == FILE or disk.status.transport not in TELLING:
+    async def look(self, since: float = math.inf) -> None:
+        """Ask the disks in service that were not asked `since` (monotonic), one after the other."""
+        present = {disk.meta.name: disk for disk in await self._records.list() if _is_asked(disk)}
+        self._asked = {name: when for name, when in self._asked.items() if name in present}
+        for name, disk in present.items():
+            if self._asked.get(name, -math.inf) > since:
                 continue
+            self._asked[name] = time.monotonic()
             try:
                 await self._look_at(disk)
             except QuarryError as error:
-                log.debug("health of disk %s: %s", disk.meta.name, error)
+                log.debug("health of disk %s: %s", name, error)
             await asyncio.sleep(min(APART_S, self._interval_s))
 
     async def _look_at(self, disk: Disk) -> None:
@@ -126,6 +130,11 @@ def from_target(told: nvme_controller.HealthInfo) -> Measures:
         media_errors=told.media_errors,
         power_on_hours=told.power_on_hours,
     )
+
+
+def _is_asked(disk: Disk) -> bool:
+    served = disk.status.phase is DiskPhase.READY and is_in_service(disk)
+    return served and kind(disk) != FILE and disk.status.transport in TELLING
 
 
 def _is_known(disk: Disk) -> bool:
