@@ -63,8 +63,9 @@ class ControlPlane:
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         (self.folder / "tokens.csv").write_text(f"{ADMIN_TOKEN},admin,admin,system:masters\n")
         self.start_etcd()
-        self.start_apiserver()
-        self.kubeconfig.write_text(json.dumps(self._config(ADMIN_TOKEN)))
+        self.launch_apiserver()
+        self.await_apiserver()
+        self.kubeconfig.write_text(json.dumps(self.config(ADMIN_TOKEN)))
         self.install()
 
     def start_etcd(self) -> None:
@@ -80,8 +81,8 @@ class ControlPlane:
             "--unsafe-no-fsync",
         )
 
-    def start_apiserver(self) -> None:
-        """Returns when it is ready."""
+    def launch_apiserver(self) -> None:
+        """To be called in the main thread (see _DIE_WITH_US)."""
         self._start(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd_ports[0]}",
@@ -95,7 +96,12 @@ class ControlPlane:
             f"--service-account-key-file={self.folder / 'sa.key'}",
             f"--service-account-signing-key-file={self.folder / 'sa.key'}",
         )
+
+    def await_apiserver(self) -> None:
+        """Returns when it is ready and serves our resources."""
         self._until(lambda: self.request("GET", "/readyz", raw=True) is not None, "kube-apiserver is not ready")
+        if self.kubeconfig.exists():
+            self._until(self._serves_all, "our resources are not served")
 
     def _start(self, program: str, *arguments: str) -> None:
         with (self.folder / f"{program}.log").open("ab") as log:
@@ -119,6 +125,16 @@ class ControlPlane:
 
     def log(self, program: str) -> str:
         return (self.folder / f"{program}.log").read_text(errors="replace")[-3000:]
+
+    def recover(self) -> None:
+        """Starts what a test has killed or frozen."""
+        for program in self._processes:
+            self.signal(program, signal.SIGCONT)
+        if "etcd" not in self._processes:
+            self.start_etcd()
+        if "kube-apiserver" not in self._processes:
+            self.launch_apiserver()
+            self.await_apiserver()
 
     def kill(self, program: str) -> None:
         process = self._processes.pop(program)
@@ -146,9 +162,12 @@ class ControlPlane:
             )
             self._until(lambda path=path: self._is_established(path), f"{name} is not served")
 
+    def _serves_all(self) -> bool:
+        return all(self.request("GET", f"/apis/quarry.storage/v1alpha1/{file.stem}") for file in CRDS.glob("*.yaml"))
+
     def _is_established(self, path: str) -> bool:
         definition = self.request("GET", path)
-        held = {each["type"]: each["status"] for each in definition.get("status", {}).get("conditions", [])}
+        held = {each["type"]: each["status"] for each in (definition.get("status") or {}).get("conditions") or []}
         if held.get("Established") != "True":
             return False
         spec = definition["spec"]
@@ -181,13 +200,22 @@ class ControlPlane:
             text = answer.read()
         return text if raw else json.loads(text)
 
-    def _config(self, token: str) -> dict[str, Any]:
+    def compact(self) -> None:
+        """Makes etcd forget everything but the present."""
+        url = f"http://127.0.0.1:{self._etcd_ports[0]}/v3/kv"
+        with urllib.request.urlopen(f"{url}/range", b'{"key":"AA=="}', timeout=10) as answer:
+            revision = json.loads(answer.read())["header"]["revision"]
+        body = json.dumps({"revision": revision}).encode()
+        with urllib.request.urlopen(f"{url}/compaction", body, timeout=10) as answer:
+            answer.read()
+
+    def config(self, token: str, server: str = "") -> dict[str, Any]:
+        """A kubeconfig of whom `token` stands for."""
+        cluster = {"server": server or self.url, "certificate-authority": str(self.ca)}
         return {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {"name": "tests", "cluster": {"server": self.url, "certificate-authority": str(self.ca)}},
-            ],
+            "clusters": [{"name": "tests", "cluster": cluster}],
             "users": [{"name": "user", "user": {"token": token}}],
             "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "user"}}],
             "current-context": "tests",

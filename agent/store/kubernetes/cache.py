@@ -115,6 +115,7 @@ class Cache:
 
     def listing(self, items: Iterable[Mapping[str, Any]], version: int) -> None:
         """Takes over a complete list. Readers list again if it tells anything they were not told."""
+        was_behind = self.is_behind
         found: dict[str, Held] = {}
         unreadable: dict[str, FailedPrecondition] = {}
         seen: set[str] = set()
@@ -133,7 +134,7 @@ class Cache:
         self._held, self._unreadable = found, unreadable
         self._gone &= seen
         self._advance(version)
-        if is_news or not self.listed:
+        if is_news or was_behind or not self.listed:
             self.listed = version
             for reader in self.readers:
                 reader.relist(version)

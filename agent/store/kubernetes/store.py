@@ -84,9 +84,10 @@ class KubernetesStore:
         self._idle.set()
 
     async def start(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for informer in self._informers:
-                group.create_task(informer.start())
+        outcomes = await asyncio.gather(*(each.start() for each in self._informers), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     @property
     def requests(self) -> int:
