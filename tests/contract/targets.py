@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ADDRESS = "127.0.0.1"
@@ -46,8 +47,10 @@ def find_spdk_tgt() -> str | None:
 class Target:
     """A target process with its RPC socket and a folder for its disks. `core` is for the real one, which polls."""
 
-    def __init__(self, kind: str, core: int = 0) -> None:
+    def __init__(self, kind: str, core: int = 0, memory: Sequence[str] | None = None) -> None:
+        """`memory`: arguments of the real one; the default needs no hugepages."""
         self.kind = kind
+        self._memory = list(memory if memory is not None else ("--no-huge", "-s", "768"))
         self.core = core % (os.cpu_count() or 1)
         self.directory = Path(tempfile.mkdtemp(prefix="qc-"))
         self.socket_path = self.directory / "rpc.sock"
@@ -126,7 +129,7 @@ class Target:
         assert program is not None
         config = self.directory / "small.json"
         config.write_text(json.dumps(SMALL_CONFIG))
-        argv = [program, "--no-huge", "-s", "768", "-r", str(self.socket_path), "-c", str(config)]
+        argv = [program, *self._memory, "-r", str(self.socket_path), "-c", str(config)]
         return [
             *argv,
             "-m",

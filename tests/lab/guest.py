@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 PORT = Path("/dev/virtio-ports/lab")
-MODULES = ("nvme-tcp", "loop", "ublk_drv")
+MODULES = ("nvme-tcp", "loop", "ublk_drv", "nvme", "ahci", "sd_mod", "virtio_scsi", "xhci_pci", "usb_storage")
 _CHUNK = 65536
 
 

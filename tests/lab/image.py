@@ -18,13 +18,16 @@ MIRROR = os.environ.get("QUARRY_LAB_MIRROR", "http://deb.debian.org/debian")
 PACKAGES = (
     "btrfs-progs",
     "e2fsprogs",
+    "fdisk",
     "fio",
     "initramfs-tools",
     "iproute2",
     "kmod",
+    "lvm2",
     "nvme-cli",
     "procps",
     "python3",
+    "smartmontools",
     "tini",
     "udev",
     "util-linux",
@@ -63,9 +66,12 @@ class Kernel:
     scripts: tuple[str, ...] = ()
     one_thread: bool = False
     """Emulated by one thread: its patching of code that another processor runs is too much for the emulator."""
+    disks: bool = False
+    """Its machine has disks of every kind, and an IOMMU."""
+    memory_mib: int = 2048
 
 
-USUAL = Kernel(f"{SUITE}-backports", f"linux-image-amd64/{SUITE}-backports")
+USUAL = Kernel(f"{SUITE}-backports", f"linux-image-amd64/{SUITE}-backports", disks=True, memory_mib=4096)
 """Linux 6.12: Debian 12's own 6.1 has NVMe/TCP too, the backport is what is measured in the lab's notes."""
 
 NEWER = Kernel(

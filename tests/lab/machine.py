@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.lab import hardware
 from tests.lab.image import Image, Kernel, ensure
 
 BOOT_S = {"kvm": 60.0, "tcg": 300.0}
@@ -38,6 +39,8 @@ def accelerators() -> list[str]:
 class Machine:
     """`shares`: folders of this computer that appear read-only as /<name>; "checkout" is one of them.
 
+    `disks`: the machine has those of tests.lab.hardware too, blank.
+
     `with Machine(image, shares) as machine`. The disk starts from the image each time, its changes are thrown away.
     """
 
@@ -49,12 +52,14 @@ class Machine:
         memory_mib: int = 2048,
         accelerator: str = "tcg",
         one_thread: bool = False,
+        disks: bool = False,
     ) -> None:
         self._image = image
         self._shares = dict(shares)
         self._memory_mib = memory_mib
         self._accelerator = accelerator
         self._one_thread = one_thread
+        self._disks = disks
         self._folder = Path(tempfile.mkdtemp(prefix="quarry-lab-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = socket.socket(socket.AF_UNIX)
@@ -125,6 +130,8 @@ class Machine:
     def _argv(self) -> list[str]:
         others = " ".join(name for name in self._shares if name != "checkout")
         kernel_line = "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off init=/usr/sbin/lab-init"
+        if self._disks:
+            kernel_line += f" {hardware.KERNEL_LINE}"
         argv = ["nice", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         # Plain "max": without some of its features (svm) this kernel shows the names of mount points as "xxx".
         argv += ["-M", "q35,hpet=off", "-accel", self._acceleration(), "-cpu", "max"]
@@ -139,7 +146,7 @@ class Machine:
         for name, folder in self._shares.items():
             options = "security_model=none,readonly=on,multidevs=remap"
             argv += ["-virtfs", f"local,path={folder},mount_tag={name},{options}"]
-        return argv
+        return [*argv, *(hardware.argv(self._folder) if self._disks else ())]
 
     def _connect(self, deadline: float) -> None:
         while True:
@@ -178,7 +185,14 @@ def boot(kernel: Kernel, shares: Mapping[str, Path]) -> Machine:
     image = ensure(kernel)
     choices = accelerators()
     for accelerator in choices:
-        machine = Machine(image, shares, accelerator=accelerator, one_thread=kernel.one_thread)
+        machine = Machine(
+            image,
+            shares,
+            memory_mib=kernel.memory_mib,
+            accelerator=accelerator,
+            one_thread=kernel.one_thread,
+            disks=kernel.disks,
+        )
         try:
             machine.start()
         except BaseException as error:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,15 +32,17 @@ START_S = 180.0
 class Node:
     """`kind` is "embedded": the agent's own child; or "real": an spdk_tgt with a life of its own."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, file_disk: str = "6GiB:nvme", target_args: Sequence[str] | None = None) -> None:
+        """`target_args` are given to the real target in place of those by which it needs no hugepages."""
         self.kind = kind
+        self._file_disk = file_disk
         self.folder = Path(tempfile.mkdtemp(prefix="ql-"))
         self.pods = self.folder / "pods"
         self.pods.mkdir()
         self.endpoint = f"unix://{self.folder}/csi.sock"
         self.host = NvmeHost()
         self._port = free_port()
-        self._target = Target("real") if kind == "real" else None
+        self._target = Target("real", memory=target_args) if kind == "real" else None
         self._agent: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -52,7 +54,7 @@ class Node:
     def start_agent(self) -> None:
         argv = [sys.executable, "-m", "agent.cli.main", "standalone", "--node-name", NAME]
         argv += ["--state-dir", str(self.folder / "state"), "--csi-endpoint", self.endpoint]
-        argv += ["--file-disk", f"{self.folder}/disk:6GiB:nvme", "--mount-root", str(self.pods)]
+        argv += ["--file-disk", f"{self.folder}/disk:{self._file_disk}", "--mount-root", str(self.pods)]
         argv += ["--nvmf-address", ADDRESS, "--nvmf-port", str(self._port)]
         if self._target is not None:
             argv += ["--spdk-socket", str(self._target.socket_path)]
@@ -153,13 +155,14 @@ class Pod:
         fs_type: str = "",
         size_bytes: int,
         frontend: str = "nvme-tcp",
+        tier: str = "",
     ) -> None:
         self.node = node
         self.client = client
         self.name = name
         self.size_bytes = size_bytes
         self.frontend = frontend
-        self.parameters = {"frontend": frontend}
+        self.parameters = {"frontend": frontend} | ({"tier": tier} if tier else {})
         self.block = not fs_type
         self.fs_type = fs_type or "ext4"
         self.staging = node.pods / name / "staging"
