@@ -12,6 +12,8 @@ import random
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -60,10 +62,16 @@ async def connect(kubeconfig: Path | None = None) -> Connection:
         tls = client.rest.RESTClientObject(configuration).ssl_context
     except (config.ConfigException, OSError) as error:
         raise FailedPrecondition(f"no usable configuration for the Kubernetes API: {error}") from error
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=tls), trust_env=True, auto_decompress=True, read_bufsize=1 << 20
-    )
+    configuration.proxy = configuration.proxy or _proxy_of_environment(configuration.host)
+    # Not trust_env: it looks for a .netrc file and for proxies in two threads at every request.
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls), read_bufsize=1 << 20)
     return Connection(configuration, session, refreshing)
+
+
+def _proxy_of_environment(server: str) -> str | None:
+    """HTTPS_PROXY and the like, unless NO_PROXY excepts the server."""
+    url = urlsplit(server)
+    return None if proxy_bypass(url.netloc) else getproxies().get(url.scheme)
 
 
 class Connection:

@@ -21,6 +21,7 @@ _Column = tuple[str, str, str]
 
 _PHASE: _Column = ("Phase", "string", ".status.phase")
 _AGE: _Column = ("Age", "date", ".metadata.creationTimestamp")
+# Of a list the API server shows the first item: most volumes have one replica and one attachment.
 _COLUMNS: Mapping[str, tuple[_Column, ...]] = {
     "StorageNode": (
         ("Target", "string", ".status.targetState"),
@@ -44,7 +45,7 @@ _COLUMNS: Mapping[str, tuple[_Column, ...]] = {
         _PHASE,
         ("Data on", "string", ".spec.placement[*].node"),
         ("Used by", "string", ".spec.attachments[*].node"),
-        ("Name", "string", ".spec.csiName"),
+        ("CSI name", "string", ".spec.csiName"),
     ),
     "Snapshot": (
         ("Volume", "string", ".spec.volume"),
