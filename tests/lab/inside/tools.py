@@ -132,7 +132,13 @@ class Fio:
     async def goes_on(self) -> None:
         """Return when all that was being written is written, read back and verified; with ENDLESS."""
         before = self.written()
-        await until(self.written, lambda count: count > before + 2 * BACKLOG_BYTES, timeout_s=120)
+        try:
+            await until(self.written, lambda count: count > before + 2 * BACKLOG_BYTES, timeout_s=120)
+        except AssertionError as error:
+            if not self.running and self._process is not None:
+                out, errors = await self._process.communicate()
+                error.add_note((errors + out[:2000]).decode(errors="replace"))
+            raise
 
     async def finish(self) -> FioResult:
         """Ask it to end: one that is to go on until the test has seen what it wants, however slow the machine is."""
