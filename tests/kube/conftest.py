@@ -17,7 +17,7 @@ from .gate import Gate
 Opener = Callable[[], Awaitable[KubernetesStore]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _plane() -> Iterator[ControlPlane]:
     why = missing()
     if why:

@@ -54,8 +54,10 @@ def refusal(status: int, text: bytes, asked: Asked) -> QuarryError:
 
 
 def is_for_later(status: int, headers: Mapping[str, str], method: str) -> bool:
-    """Whether the request was not carried out and may be sent again: too much load, or a read from a server in need."""
-    return status == 429 or (status in (500, 502, 503, 504) and (method == "GET" or "Retry-After" in headers))
+    """Whether it may be sent again: not carried out (throttled, not ready), or a read from a server in need."""
+    if status == 429 or (status == 503 and "Retry-After" in headers):
+        return True
+    return method == "GET" and status in (500, 502, 503, 504)
 
 
 def _status(text: bytes) -> dict[str, Any]:

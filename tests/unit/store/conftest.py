@@ -39,9 +39,9 @@ LIMITS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def control_plane() -> Iterator[ControlPlane]:
-    """A real kube-apiserver, one for all tests."""
+    """A real kube-apiserver, one for all tests of a module."""
     why = missing()
     if why:
         pytest.skip(why)
