@@ -127,8 +127,10 @@ async def test_unpublished_while_the_target_is_away_ends(pod: MakePod, node: Nod
     assert devices() == []
 
 
-async def test_without_the_driver_it_says_so(pod: MakePod, client: CsiClient) -> None:
+async def test_without_the_driver_it_says_so(pod: MakePod, node: Node, client: CsiClient) -> None:
     assert devices() == []
+    node.kill_target()  # one that has served a device keeps the driver open
+    await node.ready(client)
     await run("modprobe", "-r", "ublk_drv")
     try:
         with pytest.raises(CallFailed, match="modprobe ublk_drv") as error:
