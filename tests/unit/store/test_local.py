@@ -50,6 +50,22 @@ def start(path: Path) -> Iterator[Starter]:
 # --- processes -------------------------------------------------------------------------------------------------
 
 
+async def test_two_stores_of_one_process_see_what_another_writes(path: Path, start: Starter) -> None:
+    """Closing any descriptor of a file lets go of all locks that the process has on it, those of SQLite too."""
+    first = await open_local(path)
+    await first.create(Disk(Meta("before")))
+    second = await open_local(path)
+    await second.list(Disk)
+    for number in range(3):
+        assert await asyncio.to_thread(start("once", f"other{number}").wait) == 0
+        await first.create(Disk(Meta(f"mine{number}")))
+        for store in (first, second):
+            found = {each.meta.name for each in await store.list(Disk)}
+            assert {f"other{number}", f"mine{number}"} <= found
+    await second.close()
+    await first.close()
+
+
 async def test_two_processes_hammer_one_database(path: Path, start: Starter) -> None:
     store = await open_local(path)
     await store.create(Disk(Meta("shared")))

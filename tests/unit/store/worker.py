@@ -79,7 +79,14 @@ async def full(path: Path) -> None:
     await store.close()
 
 
-MODES = {"hammer": hammer, "endless": endless, "full": full}
+async def once(path: Path, name: str) -> None:
+    """Opens, writes one resource and closes, as a command of the CLI does."""
+    store = await open_local(path)
+    await store.create(Disk(Meta(name)))
+    await store.close()
+
+
+MODES = {"once": once, "hammer": hammer, "endless": endless, "full": full}
 
 if __name__ == "__main__":
     asyncio.run(MODES[sys.argv[2]](Path(sys.argv[1]), *sys.argv[3:]))
