@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
 from agent.csi.snapshot_client import SnapshotClient
+from agent.csi.tuning import modest_threads
 from agent.errors import QuarryError
 
 Mode = csi.VolumeCapability.AccessMode
@@ -63,11 +64,12 @@ class CsiClient(SnapshotClient):
 
     def __init__(self, endpoint: str, timeout_s: float = 60.0) -> None:
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(
-            # A pool of its own: otherwise all clients of a process share one connection.
-            endpoint,
-            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 1000)],
-        )
+        with modest_threads():
+            self._channel = grpc.aio.insecure_channel(
+                # A pool of its own: otherwise all clients of a process share one connection.
+                endpoint,
+                options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 1000)],
+            )
         stubs: Any = csi_pb2_grpc  # generated without types
         self._stubs = {
             "Identity": stubs.IdentityStub(self._channel),

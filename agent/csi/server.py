@@ -17,6 +17,7 @@ from agent.csi.interceptor import StatusInterceptor
 from agent.csi.node import NodeService
 from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import Groups, NodeSide, Snapshots, Volumes
+from agent.csi.tuning import modest_threads
 from agent.errors import FailedPrecondition
 from agent.model import StorageNode
 
@@ -51,7 +52,8 @@ class CsiServer:
     async def start(self) -> None:
         """Listen. Raises FailedPrecondition when the path is taken or cannot be bound."""
         await endpoints.make_room(self.path)
-        server = grpc.aio.server(interceptors=[StatusInterceptor()], options=_OPTIONS)
+        with modest_threads():
+            server = grpc.aio.server(interceptors=[StatusInterceptor()], options=_OPTIONS)
         add: Any = csi_pb2_grpc  # generated without types
         add.add_IdentityServicer_to_server(self._identity, server)
         if self._controller:
