@@ -23,9 +23,9 @@ def modest_threads() -> Iterator[None]:
     """Threads started meanwhile, by this one or by each other, do not interrupt who is running when they wake.
 
     gRPC has threads that hand over events, six and more per call: each time they would take the CPU from the very
-    thread they hand over to. As SCHED_BATCH (sched(7)) they wait until it has nothing to do, and hand over more at once:
-    a seventh of an agent's CPU time per call on a busy CPU, a third of a caller's. Not for the thread that works itself: beside a
-    process that never rests each of its waits would take a time slice.
+    thread they hand over to. As SCHED_BATCH (sched(7)) they wait until it has nothing to do, and hand over more at
+    once: a seventh of an agent's CPU time per call on a busy CPU, a third of a caller's. Not for the thread that works
+    itself: beside a process that never rests, each of its waits would take a time slice.
     """
     before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     with suppress(OSError):  # a sandbox that forbids it: no harm, only slower
