@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench fuzz sanity lab proto crds clean
+.PHONY: help setup demo test lint bench fuzz sanity lab proto crds manifests clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: ## create .venv with everything the other targets need (PYTHON=... chooses the interpreter)
 	@PYTHON=$(PYTHON) VENV=$(VENV) sh scripts/setup.sh
@@ -40,6 +40,9 @@ proto: setup ## regenerate agent/csi/pb from the CSI specification v1.12.0 (need
 
 crds: setup ## regenerate k8s/crds, the Kubernetes resources, from agent/model
 	@$(BIN)/python -m agent.store.kubernetes.crds k8s/crds
+
+manifests: ## render k8s/chart to k8s/quarry.yaml (needs helm)
+	@sh scripts/manifests.sh
 
 clean: ## remove the virtual environment and caches
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
