@@ -11,7 +11,8 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
-from ..kube.control_plane import ADMIN_TOKEN, ControlPlane
+from tests.kube.control_plane import ADMIN_TOKEN, ControlPlane
+
 from .manifest import NAMESPACE, Object, rendered
 
 APPLY = "application/apply-patch+yaml"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..kube.control_plane import ControlPlane, missing
+from tests.kube.control_plane import ControlPlane, missing
+
 from .cluster import Cluster
 
 
