@@ -164,6 +164,12 @@ def plan(desired: DesiredReplica, observed: ObservedReplica) -> tuple[Round, ...
     return tuple(tuple(actions) for actions in rounds if actions)
 
 
+def shut_out(desired: DesiredReplica, observed: ObservedReplica) -> Round:
+    """Only what closes doors: for a volume whose data are away, and so cannot be built."""
+    hosts = observed.subsystem.hosts if observed.subsystem else frozenset()
+    return tuple(RemoveHost(desired.nqn, host) for host in sorted(hosts - desired.hosts))
+
+
 def is_lost(desired: DesiredReplica, observed: ObservedReplica) -> bool:
     """Whether the lvol that held the data is not there. An empty one must never take its place."""
     seen = observed.lvol.uuid if observed.lvol else ""

@@ -32,6 +32,7 @@ from agent.volumes.plan import (
     SetQos,
     is_lost,
     plan,
+    shut_out,
 )
 from agent.volumes.seeding import Seeder
 
@@ -137,6 +138,25 @@ class Reconciler:
         if volume.spec.source is not None:
             self._lineage.served(volume.meta.name, volume.spec.source.snapshot)
         return updated
+
+    async def shut_without_disk(self, volume: Volume) -> bool:
+        """While the disk of a volume is away: cut hosts that may no longer reach it, also once the disk is back.
+
+        False when the disk is there: `settle` does it all. Raises Unavailable when the target is away, RpcError.
+        """
+        desired = self.desired(volume)
+        if desired is None:
+            return False
+        observed = await self.ready()
+        if self._ledger.pool(desired.pool.removeprefix(POOL_PREFIX)) is not None:
+            return False
+        await self.refresh(desired)
+        closing = shut_out(desired, observed.get(desired.volume))
+        failure = await self._apply(observed, desired, (closing,) if closing else ())
+        await self.refresh(desired)
+        if failure is not None and shut_out(desired, observed.get(desired.volume)):
+            raise failure[1]
+        return True
 
     async def refresh(self, desired: DesiredReplica) -> None:
         """Read one volume's state back from the target."""

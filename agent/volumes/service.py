@@ -322,7 +322,8 @@ class VolumeService:
             for each in before:
                 if each not in kept:
                     self._attachments.leave(each.node, name)
-        await self._reconciler.settle(volume)
+        if not await self._reconciler.shut_without_disk(volume):
+            await self._reconciler.settle(volume)
 
     async def _expand(self, name: str, required_bytes: int, limit_bytes: int) -> Volume:
         volume = await self._existing(name)

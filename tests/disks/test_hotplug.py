@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from agent.csi.client import CallFailed
 from agent.errors import QuarryError
 from agent.model import Disk, DiskPhase, StorageNode
 from agent.nvmf import initiator
-from agent.spdk import bdev
+from agent.spdk import bdev, nvmf
 from agent.spdk.client import Client
+from agent.volumes.names import volume_nqn
 from tests.contract.targets import Target
 from tests.disks.between import Between
 from tests.disks.conftest import FAST_S, NODE, Node
@@ -113,6 +115,34 @@ async def test_pulled_under_io_and_back_at_another_path(start_node: Any, make_di
         print(f"missing {gone_s:.2f} s, condition {said_s:.2f} s, back {back_s:.2f} s, well {well_s:.2f} s")
         assert max(gone_s, said_s) < FAST_S
         assert max(back_s, well_s) < FAST_S
+
+
+async def test_unpublished_while_the_disk_is_away(
+    start_node: Any, make_disk: Callable[..., LoopDisk], spdk_tgt: Target
+) -> None:
+    """A pod can leave its node although the disk has died; nobody gets in when the disk is back."""
+    disk = make_disk()
+    async with start_node() as node, Client(spdk_tgt.socket_path) as rpc:
+        await node.want(disk, claimed=True)
+        await node.until(disk, ready)
+        volume, data = await node.csi.create_volume("v", 64 * MIB, {"tier": "ssd"}), os.urandom(64 << 10)
+        async with host(node, volume) as here:
+            await here.write(1, 0, data)
+            disk.pull()
+            await node.until(disk, missing)
+            for _ in range(2):
+                await node.csi.unpublish(volume, NODE)
+            exported = await nvmf.get_subsystem(rpc, volume_nqn(volume))
+            assert exported is None or not exported.hosts
+            with pytest.raises(CallFailed, match="is not ready"):
+                await node.csi.publish(volume, NODE)
+            await node.csi.unpublish(volume, NODE)
+        disk.plug()
+        await node.until(disk, ready)
+        exported = await nvmf.get_subsystem(rpc, volume_nqn(volume))
+        assert exported is None or not exported.hosts
+        async with host(node, volume) as here:
+            assert await here.read(1, 0, len(data)) == data
 
 
 async def test_pulled_and_back_at_the_same_path(start_node: Any, make_disk: Callable[..., LoopDisk]) -> None:

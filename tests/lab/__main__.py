@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab import image, spdk
-from tests.lab.machine import Machine, boot
+from tests.lab.machine import Machine, Restarted, boot
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = float(os.environ.get("QUARRY_LAB_TIMEOUT_S", "3600"))
 TESTS = ["python3", "-m", "pytest", "-v", "--tb=short", "-o", "addopts=--strict-markers --import-mode=importlib"]
 LEFT_OVER = "left to a newer kernel"
 """What tests/lab/inside/conftest.py says when there are."""
+LATER = "wait for a power cut"
+"""The same, when there are tests of one: with QUARRY_LAB_BOOT=1 they end in it, with 2 they look at what is left."""
 TESTS += ["-p", "no:cacheprovider", "-o", "timeout=600", "--durations=0", "--durations-min=1", "tests/lab/inside"]
 
 
@@ -68,8 +70,19 @@ def run(kernel: image.Kernel, command: list[str]) -> tuple[int, bool]:
     with _machine(kernel) as machine:
         print(f"machine with Linux {machine.kernel} after {time.monotonic() - began:.0f} s", flush=True)
         status = machine.run(command, env=env, timeout_s=TIMEOUT_S, output=output)
+        if LATER in "".join(said):
+            status = cut_power(machine, command, env) or (0 if status == NOTHING_COLLECTED else status)
     print(f"exit status {status} after {time.monotonic() - began:.0f} s", flush=True)
     return status, LEFT_OVER in "".join(said)
+
+
+def cut_power(machine: Machine, command: list[str], env: dict[str, str]) -> int:
+    """Exit status of the tests before and after it."""
+    try:
+        return machine.run(command, env=env | {"QUARRY_LAB_BOOT": "1"}, timeout_s=TIMEOUT_S) or 1
+    except Restarted:
+        print("power cut; the machine is up again", flush=True)
+        return machine.run(command, env=env | {"QUARRY_LAB_BOOT": "2"}, timeout_s=TIMEOUT_S)
 
 
 @contextmanager

@@ -17,6 +17,9 @@ SIZES_MIB = {
     "usb": 1536,
 }
 
+HOT_MIB = 1536
+"""Of a disk that is in no slot at the start; the tests plug it in (tests/lab/inside/slots.py)."""
+
 IOMMU = ("-device", "intel-iommu,caching-mode=on,aw-bits=48")
 """39 bits, the default, are too few for the addresses that SPDK maps."""
 
@@ -32,7 +35,7 @@ def argv(folder: Path) -> list[str]:
             opened.truncate(size << 20)
         readonly = ",read-only=on" if name == "readonly" else ""
         found += ["-drive", f"id={name},file={file},format=raw,if=none,cache=unsafe,discard=unmap{readonly}"]
-    return [*found, *_nvme(), *_sata(), *_scsi(), *_usb()]
+    return [*found, *_nvme(), *_hot(folder / "hot.disk"), *_sata(), *_scsi(), *_usb()]
 
 
 def _nvme() -> list[str]:
@@ -47,6 +50,16 @@ def _nvme() -> list[str]:
         "nvme-ns,drive=nvme-b1,bus=b,nsid=1",
     ]
     return [word for device in devices for word in ("-device", device)]
+
+
+def _hot(file: Path) -> list[str]:
+    """A medium without a controller, and two free slots."""
+    with file.open("wb") as opened:
+        opened.truncate(HOT_MIB << 20)
+    # Not -drive: that is gone with the first device that had it.
+    medium = f"driver=raw,node-name=hot,discard=unmap,file.driver=file,file.filename={file}"
+    slots = ["pcie-root-port,id=slot-c,chassis=3,slot=3", "pcie-root-port,id=slot-d,chassis=4,slot=4"]
+    return ["-blockdev", medium, *(word for slot in slots for word in ("-device", slot))]
 
 
 def _sata() -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.lab import hardware
+from tests.lab import hardware, relay
 from tests.lab.image import Image, Kernel, ensure
 
 BOOT_S = {"kvm": 60.0, "tcg": 300.0}
@@ -34,6 +34,10 @@ def accelerators() -> list[str]:
         return [chosen]
     usable = os.access("/dev/kvm", os.R_OK | os.W_OK) and not Path("/sys/module/kvm_pvm").exists()
     return ["kvm", "tcg"] if usable else ["tcg"]
+
+
+class Restarted(MachineError):
+    """It was reset while a command ran; it is up again."""
 
 
 class Machine:
@@ -64,6 +68,7 @@ class Machine:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = socket.socket(socket.AF_UNIX)
         self._buffer = b""
+        self._relay: relay.Relay | None = None
         self.kernel = ""
 
     def __enter__(self) -> Self:
@@ -89,6 +94,7 @@ class Machine:
             )
         deadline = time.monotonic() + BOOT_S[self._accelerator]
         self._connect(deadline)
+        self._relay = relay.Relay(self._folder)
         self.kernel = str(self._receive(deadline)["ready"])
 
     def stop(self) -> None:
@@ -97,6 +103,8 @@ class Machine:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        if self._relay is not None:
+            self._relay.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(
@@ -107,20 +115,25 @@ class Machine:
         timeout_s: float = 600.0,
         output: Callable[[str], None] = lambda text: print(text, end="", flush=True),
     ) -> int:
-        """Run a command in the machine, passing on its output. Its exit status; 124 when it took too long."""
+        """Run a command in the machine, passing on its output. Its exit status; 124 when it took too long.
+
+        Restarted when the machine was reset meanwhile.
+        """
         request = {"argv": list(argv), "env": dict(env or {}), "timeout_s": timeout_s}
         self._socket.settimeout(timeout_s)
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         deadline = time.monotonic() + timeout_s + 30
         while "exit" not in (message := self._receive(deadline)):
+            if "ready" in message:
+                raise Restarted(f"the machine was reset:\n{self.console()}")
             output(message["out"])
         return int(message["exit"])
 
     def console(self, lines: int = 40) -> str:
-        """The end of what kernel and boot wrote."""
+        """The end of what QEMU wrote, and of what kernel and boot wrote."""
         written = [self._folder / name for name in ("qemu.log", "console.log")]
-        text = "".join(file.read_text(errors="replace") for file in written if file.exists())
-        return "\n".join(text.splitlines()[-lines:])
+        texts = [file.read_text(errors="replace").splitlines()[-lines:] for file in written if file.exists()]
+        return "\n".join(line for text in texts for line in text)
 
     def _acceleration(self) -> str:
         if self._accelerator != "tcg":
@@ -132,7 +145,7 @@ class Machine:
         kernel_line = "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off init=/usr/sbin/lab-init"
         if self._disks:
             kernel_line += f" {hardware.KERNEL_LINE}"
-        argv = ["nice", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+        argv = ["nice", "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none"]
         # Plain "max": without some of its features (svm) this kernel shows the names of mount points as "xxx".
         argv += ["-M", "q35,hpet=off", "-accel", self._acceleration(), "-cpu", "max"]
         argv += ["-smp", "2", "-m", str(self._memory_mib)]
@@ -142,6 +155,7 @@ class Machine:
         argv += ["-serial", f"file:{self._folder}/console.log"]
         argv += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=lab,name=lab"]
         argv += ["-chardev", f"socket,id=lab,path={self._folder}/lab.sock,server=on,wait=off"]
+        argv += relay.argv(self._folder)
         argv += ["-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"]
         for name, folder in self._shares.items():
             options = "security_model=none,readonly=on,multidevs=remap"
@@ -167,7 +181,8 @@ class Machine:
             except TimeoutError:
                 continue
             if not chunk:
-                raise MachineError(f"the machine is gone:\n{self.console()}")
+                status = self._process.wait(10) if self._process is not None else None
+                raise MachineError(f"the machine is gone (QEMU ended with {status}):\n{self.console()}")
             self._buffer += chunk
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)

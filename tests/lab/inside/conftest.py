@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -25,11 +26,15 @@ if "QUARRY_LAB" not in os.environ:  # these tests need a machine of their own: `
     collect_ignore_glob = ["test_*.py"]
 
 
+BOOT = int(os.environ.get("QUARRY_LAB_BOOT", "0"))
+"""Whether the power is about to be cut, or has been (tests/lab/__main__.py)."""
+
 NEWER = (6, 15)
 """Linux 6.12 can crash when a ublk server is killed: what has ublk runs on a machine with a newer one."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "boot(number): before (1) or after (2) a power cut")
     config.addinivalue_line("markers", "ublk: runs with a real target, on a machine with a newer kernel")
 
 
@@ -42,11 +47,39 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     newer = tuple(int(number) for number in os.uname().release.split(".")[:2]) >= NEWER
     ublk = [item for item in items if item.get_closest_marker("ublk") and "[embedded" not in item.name]
-    if ublk and not newer:
+    cut = [item for item in items if item.get_closest_marker("boot")]
+    if ublk and not newer and BOOT == 0:
         print(f"{len(ublk)} tests are left to a newer kernel", flush=True)
-    mine = ublk if newer else [item for item in items if not item.get_closest_marker("ublk")]
+    if cut and not newer and BOOT == 0:
+        print(f"{len(cut)} tests wait for a power cut", flush=True)
+    if BOOT:
+        mine = [item for item in cut if item.get_closest_marker("boot").args == (BOOT,)]
+    elif newer:
+        mine = ublk
+    else:
+        mine = [item for item in items if not item.get_closest_marker("ublk") and item not in cut]
     config.hook.pytest_deselected(items=[item for item in items if item not in mine])
     items[:] = mine
+
+
+@pytest.fixture(scope="session")
+def vfio() -> None:
+    assert os.system("modprobe vfio-pci") == 0
+
+
+@pytest.fixture
+def hugepages() -> Iterator[None]:
+    if find_spdk_tgt() is None:
+        pytest.skip("no spdk_tgt where the lab was started (SPDK_TGT or PATH)")
+    number, folder = Path("/proc/sys/vm/nr_hugepages"), Path("/dev/hugepages")
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "hugetlbfs", "none", folder], check=True)
+    Path("/proc/sys/vm/compact_memory").write_text("1")
+    number.write_text("512\n")
+    assert int(number.read_text()) >= 400, "the machine has no memory for hugepages"
+    yield
+    subprocess.run(["umount", folder], check=True)
+    number.write_text("0\n")
 
 
 @pytest.fixture(scope="session", params=["embedded", "real"])

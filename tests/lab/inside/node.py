@@ -32,13 +32,23 @@ START_S = 180.0
 class Node:
     """`kind` is "embedded": the agent's own child; or "real": an spdk_tgt with a life of its own."""
 
-    def __init__(self, kind: str, *, file_disk: str = "6GiB:nvme", target_args: Sequence[str] | None = None) -> None:
-        """`target_args` are given to the real target in place of those by which it needs no hugepages."""
+    def __init__(
+        self,
+        kind: str,
+        *,
+        file_disk: str = "6GiB:nvme",
+        target_args: Sequence[str] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        """`target_args` are given to the real target in place of those by which it needs no hugepages.
+
+        `folder`: that of a node which was there before, or will be again.
+        """
         self.kind = kind
         self._file_disk = file_disk
-        self.folder = Path(tempfile.mkdtemp(prefix="ql-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="ql-"))
         self.pods = self.folder / "pods"
-        self.pods.mkdir()
+        self.pods.mkdir(parents=True, exist_ok=True)
         self.endpoint = f"unix://{self.folder}/csi.sock"
         self.host = NvmeHost()
         self._port = free_port()

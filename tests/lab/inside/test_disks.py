@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,51 +13,10 @@ from typing import Any
 import pytest
 
 from agent.csi.client import CsiClient
-from tests.contract.targets import find_spdk_tgt
 
+from .hardware import SERIALS, by_path, controller, driver, listed, quarry, replug
 from .node import MIB, Node, Pod
 from .tools import digest, patiently, run, until, write
-
-QUARRY = [sys.executable, "-m", "agent.cli.main"]
-SERIALS = {"a": "LABNVMEA0001", "b": "LABNVMEB0001"}
-
-
-async def quarry(*argv: str, timeout_s: float = 300) -> str:
-    return await run(*QUARRY, *argv, timeout_s=timeout_s)
-
-
-async def listed(*argv: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(await quarry("disks", "list", "-o", "json", *argv))
-    return found
-
-
-def by_path(link: str) -> Path:
-    """The device behind a link of /dev/disk/by-id, resolved now."""
-    return Path("/dev/disk/by-id", link).resolve(strict=True)
-
-
-def controller(serial: str) -> str:
-    """PCI address of an NVMe controller that the kernel drives."""
-    for folder in Path("/sys/class/nvme").iterdir():
-        if (folder / "serial").read_text().strip() == serial:
-            return (folder / "address").read_text().strip()
-    pytest.fail(f"there is no controller {serial}")
-
-
-def driver(address: str) -> str:
-    link = Path("/sys/bus/pci/devices", address, "driver")
-    return link.resolve().name if link.exists() else ""
-
-
-def replug(address: str) -> None:
-    """The kernel sees a new function, and forgets what it was told about the old one."""
-    Path("/sys/bus/pci/devices", address, "remove").write_text("1")
-    Path("/sys/bus/pci/rescan").write_text("1")
-
-
-@pytest.fixture(scope="session")
-def vfio() -> None:
-    assert os.system("modprobe vfio-pci") == 0
 
 
 def shell(command: str) -> None:
@@ -183,21 +141,6 @@ async def test_what_dies_while_a_controller_is_moved_is_finished_or_taken_back(v
 
 
 @pytest.fixture
-def hugepages() -> Iterator[None]:
-    if find_spdk_tgt() is None:
-        pytest.skip("no spdk_tgt where the lab was started (SPDK_TGT or PATH)")
-    number, folder = Path("/proc/sys/vm/nr_hugepages"), Path("/dev/hugepages")
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "hugetlbfs", "none", folder], check=True)
-    Path("/proc/sys/vm/compact_memory").write_text("1")
-    number.write_text("512\n")
-    assert int(number.read_text()) >= 400, "the machine has no memory for hugepages"
-    yield
-    subprocess.run(["umount", folder], check=True)
-    number.write_text("0\n")
-
-
-@pytest.fixture
 def own_node(vfio: None, hugepages: None) -> Iterator[Node]:
     """An agent whose only NVMe disk is the one that the test gives it."""
     node = Node("real", file_disk="64MiB:hdd", target_args=["-s", "768"])
@@ -271,7 +214,7 @@ async def test_volumes_are_served_from_a_disk_that_the_target_drives(own_node: N
 
 async def test_volumes_are_served_from_kernel_disks_of_each_tier(own_node: Node) -> None:
     node, state = own_node, ["--state-dir", str(own_node.folder / "state")]
-    disks = {"nvme": SERIALS["b"], "ssd": "LABSSD0001", "hdd": "LABHDD0001"}
+    disks = {"nvme": SERIALS["b"], "ssd": SERIALS["ssd"], "hdd": SERIALS["hdd"]}
     async with CsiClient(node.endpoint, timeout_s=120) as client:
         await node.ready(client)
         claimed = json.loads(await quarry("disks", "claim", *disks.values(), "--yes", "-o", "json", *state))

@@ -144,7 +144,7 @@ def test_watch_begins_with_the_list_and_ends_quietly_when_nobody_reads(recording
         try:
             first = [json.loads(watching.stdout.readline()) for _ in range(17)]
             watching.send_signal(2)
-            code, errors = watching.wait(10), watching.stderr.read()
+            code, errors = watching.wait(60), watching.stderr.read()
         finally:
             watching.kill()
     assert {each["change"] for each in first} == {"added"}
