@@ -34,6 +34,14 @@ class Answer:
         return str(self.body.get("message", ""))
 
 
+def _body(text: bytes) -> Any:
+    """JSON; of what is none (a path that is not served, the lines of a watch) the text as a message."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"message": text.decode(errors="replace")}
+
+
 class Client:
     """Requests with one token."""
 
@@ -50,11 +58,9 @@ class Client:
         request = urllib.request.Request(f"{self._plane.url}{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, context=self._context, timeout=10) as answer:
-                return Answer(answer.status, json.loads(answer.read()))
+                return Answer(answer.status, _body(answer.read()))
         except urllib.error.HTTPError as error:
-            text = error.read()
-            is_json = text.startswith(b"{")
-            return Answer(error.code, json.loads(text) if is_json else {"message": text.decode(errors="replace")})
+            return Answer(error.code, _body(error.read()))
 
 
 class Cluster:
@@ -123,11 +129,11 @@ class Cluster:
         """Returns when the last of the policies refuses a token that names no node."""
         outsider = Client(self.plane, self.token("quarry-node"))
         lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "quarry-node-z"}}
-        disk = resource("Disk", "probe")
+        disk, node = resource("Disk", "probe"), resource("StorageNode", "probe")
         deadline = time.monotonic() + _SETTLED_S
         while not all(
             "names no node" in outsider("POST", f"{path}?dryRun=All", body).message
-            for path, body in ((LEASES, lease), (f"{QUARRY}/disks", disk))
+            for path, body in ((LEASES, lease), (f"{QUARRY}/disks", disk), (f"{QUARRY}/storagenodes", node))
         ):
             assert time.monotonic() < deadline, "the policies do not take effect"
             time.sleep(0.05)

@@ -1,0 +1,157 @@
+"""What the token of the controller's Pod may do: what it and each sidecar beside it need, and not what a node does."""
+
+from __future__ import annotations
+
+import pytest
+
+from .cluster import LEASES, QUARRY, Client, Cluster, resource
+from .manifest import NAMESPACE, Object
+
+FORBIDDEN = 403
+
+
+@pytest.fixture(scope="module")
+def controller(cluster: Cluster) -> Client:
+    return cluster.client("quarry-controller", "a")
+
+
+def test_reads_all_resources(controller: Client) -> None:
+    for plural in ("storagenodes", "disks", "volumes", "snapshots", "snapshotgroups"):
+        assert controller("GET", f"{QUARRY}/{plural}").code == 200
+        assert controller("GET", f"{QUARRY}/{plural}/none").code == 404
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("Volume", {"csiName": "pvc", "sizeBytes": 1, "tier": "ssd"}),
+        ("Snapshot", {"csiName": "s", "volume": "v"}),
+        ("SnapshotGroup", {"csiName": "g", "volumes": ["v"], "snapshots": ["s"]}),
+    ],
+)
+def test_keeps_volumes_and_snapshots(controller: Client, kind: str, spec: Object) -> None:
+    """Made with a finalizer, reported on, let go of and deleted."""
+    path = f"{QUARRY}/{kind.lower()}s"
+    document = resource(kind, "kept", spec)
+    document["metadata"]["finalizers"] = ["quarry.storage/data"]
+    assert controller("POST", path, document).code == 201
+    assert controller("PATCH", f"{path}/kept", {"metadata": {"labels": {"a": "b"}}}).code == 200
+    assert controller("PATCH", f"{path}/kept/status", {"status": {"phase": "Ready"}}).code == 200
+    assert controller("DELETE", f"{path}/kept").code == 200
+    assert controller("PATCH", f"{path}/kept", {"metadata": {"finalizers": None}}).code == 200
+    assert controller("GET", f"{path}/kept").code == 404
+
+
+def test_leads_by_a_lease_and_sees_heartbeats(cluster: Cluster, controller: Client) -> None:
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "quarry-controller"}}
+    assert controller("POST", LEASES, lease).code in (201, 409)
+    assert controller("PATCH", f"{LEASES}/quarry-controller", {"spec": {"holderIdentity": "x"}}).code == 200
+    held = controller("GET", f"{LEASES}/quarry-controller").body
+    assert controller("PUT", f"{LEASES}/quarry-controller", held).code == 200
+    cluster.make(LEASES, {**lease, "metadata": {"name": "quarry-node-b"}})
+    assert controller("GET", f"{LEASES}/quarry-node-b").code == 200
+    assert controller("GET", LEASES).code == 200
+
+
+def test_does_nothing_that_is_a_nodes(cluster: Cluster, controller: Client) -> None:
+    """Disks and nodes tell of themselves; a controller that errs cannot claim a disk or fake a heartbeat."""
+    cluster.store(resource("Disk", "theirs", {}, {"node": "a"}))
+    cluster.store(resource("StorageNode", "b", {}, {}))
+    cluster.make(
+        LEASES, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "quarry-node-b"}}
+    )
+    for path, patch in (
+        (f"{QUARRY}/disks/theirs", {"spec": {"claimed": True}}),
+        (f"{QUARRY}/disks/theirs/status", {"status": {"phase": "Ready"}}),
+        (f"{QUARRY}/storagenodes/b", {"spec": {"cordoned": True}}),
+        (f"{QUARRY}/storagenodes/b/status", {"status": {"targetState": "Ready"}}),
+        (f"{LEASES}/quarry-node-b", {"spec": {"holderIdentity": "x"}}),
+    ):
+        assert controller("PATCH", path, patch).code == FORBIDDEN, path
+    assert controller("POST", f"{QUARRY}/disks", resource("Disk", "new")).code == FORBIDDEN
+    assert controller("DELETE", f"{QUARRY}/disks/theirs").code == FORBIDDEN
+    assert controller("DELETE", f"{LEASES}/quarry-node-b").code == FORBIDDEN
+
+
+CORE, STORAGE, SNAPSHOT = "", "storage.k8s.io", "snapshot.storage.k8s.io"
+
+SIDECARS = {
+    "provisioner": [
+        (CORE, "persistentvolumes", "get list watch create patch delete"),
+        (CORE, "persistentvolumeclaims", "get list watch update"),
+        (STORAGE, "storageclasses", "get list watch"),
+        (STORAGE, "csinodes", "get list watch"),
+        (STORAGE, "volumeattributesclasses", "get"),
+        (STORAGE, "csistoragecapacities", "get list watch create update patch delete"),
+        (CORE, "nodes", "get list watch"),
+        (CORE, "events", "list watch create update patch"),
+        (CORE, "pods", "get"),
+        ("apps", "replicasets", "get"),
+        (SNAPSHOT, "volumesnapshots", "get list watch update"),
+        (SNAPSHOT, "volumesnapshotcontents", "get list"),
+    ],
+    "attacher": [
+        (CORE, "persistentvolumes", "get list watch patch"),
+        (STORAGE, "volumeattachments", "get list watch patch"),
+        (STORAGE, "volumeattachments/status", "patch"),
+    ],
+    "resizer": [
+        (CORE, "persistentvolumeclaims/status", "patch"),
+        (CORE, "pods", "get list watch"),
+        (STORAGE, "volumeattributesclasses", "get list watch"),
+    ],
+    "snapshotter": [
+        (SNAPSHOT, "volumesnapshotclasses", "get list watch"),
+        (SNAPSHOT, "volumesnapshotcontents", "get list watch update patch"),
+        (SNAPSHOT, "volumesnapshotcontents/status", "update patch"),
+    ],
+}
+"""What the sidecars' own rbac.yaml asks for, without what is optional and not used here."""
+
+
+def _may(client: Client, group: str, plural: str, verb: str, namespace: str) -> bool:
+    """The API server's own word, as `kubectl auth can-i` asks for it."""
+    name, _, part = plural.partition("/")
+    attributes = {"group": group, "resource": name, "subresource": part, "verb": verb, "namespace": namespace}
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }
+    answer = client("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+    assert answer.code == 201, answer.message
+    return bool(answer.body["status"]["allowed"])
+
+
+@pytest.mark.parametrize("sidecar", SIDECARS)
+def test_sidecars_may_do_what_they_need(controller: Client, sidecar: str) -> None:
+    lacking = [
+        f"{verb} {group}/{plural}"
+        for group, plural, verbs in SIDECARS[sidecar]
+        for verb in verbs.split()
+        if not _may(controller, group, plural, verb, NAMESPACE)
+    ]
+    assert not lacking
+
+
+def test_nothing_else_of_the_cluster(controller: Client) -> None:
+    for group, plural, verb in (
+        (CORE, "secrets", "get"),
+        (CORE, "pods", "create"),
+        (CORE, "pods/exec", "create"),
+        (CORE, "nodes", "patch"),
+        (CORE, "persistentvolumeclaims", "delete"),
+        (CORE, "serviceaccounts/token", "create"),
+        (STORAGE, "volumeattachments", "delete"),
+        (STORAGE, "storageclasses", "create"),
+        ("apps", "daemonsets", "patch"),
+        ("rbac.authorization.k8s.io", "clusterroles", "escalate"),
+        ("apiextensions.k8s.io", "customresourcedefinitions", "patch"),
+    ):
+        assert not _may(controller, group, plural, verb, NAMESPACE), f"{verb} {group}/{plural}"
+
+
+def test_the_targets_account_may_nothing(cluster: Cluster) -> None:
+    target = cluster.client("quarry-target", "a")
+    for plural in ("storagenodes", "disks", "volumes"):
+        assert target("GET", f"{QUARRY}/{plural}").code == FORBIDDEN
