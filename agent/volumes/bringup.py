@@ -295,7 +295,9 @@ class TargetKeeper:
                 try:
                     async with self._guard.hold(name, wait_s=self._settings.rpc.call_timeout_s):
                         volume = await self._store.get(Volume, name)
-                        settled = await self._reconciler.settle(volume) if volume is not None else None
+                        if volume is None or await self._waits_for_disk(volume):
+                            return
+                        settled = await self._reconciler.settle(volume)
                         if settled is not None and self._serving is TargetState.READY:
                             await self.recover_device(settled)
                 except (Busy, Conflict) as error:
@@ -309,6 +311,10 @@ class TargetKeeper:
             for name in names:
                 group.create_task(settle_one(name))
         return failed
+
+    async def _waits_for_disk(self, volume: Volume) -> bool:
+        """Whether all that can be done now is to keep hosts out: the audit after its disk came back does the rest."""
+        return not volume.meta.deleting and await self._reconciler.shut_without_disk(volume)
 
     async def _drop_foreign_exports(self, observed: Observed, volumes: list[Volume]) -> None:
         """Subsystems with our prefix that no volume asks for hold no data: they are removed."""

@@ -151,7 +151,9 @@ async def test_plugged_in_pulled_out_and_back_elsewhere(
             result = await fio.finish()
         print(f"added {added_s:.2f} s, pulled {pulled_s:.2f} s, back {back_s:.2f} s; fio {result}")
         assert result.error == 0
-        assert max(added_s, pulled_s, back_s) < FAST_S
+        assert max(added_s, pulled_s) < FAST_S
+        # A pool is loaded and its volumes rebuilt, by processors 13 times slower than others.
+        assert back_s < 13 * FAST_S
         await beside.detach()
         for pod in (mine, beside):
             await client.delete_volume(pod.volume_id)

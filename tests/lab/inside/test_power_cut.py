@@ -65,7 +65,7 @@ async def test_power_is_cut(vfio: None, hugepages: None) -> None:
             pod = mine[name]
             await pod.start()
             assert await lies_on(pod) == ids[SERIALS[disk]], name
-            written[name] = [pod.volume_id, write(pod.target / "kept", 4 * MIB)]
+            written[name] = [ids[SERIALS[disk]], pod.volume_id, write(pod.target / "kept", 4 * MIB)]
         # QEMU's AHCI refuses commands under many writers: those disks only hold what was written before.
         busy = [Fio(mine[name].file, size="16m", options=ENDLESS | {"fsync": 32}) for name in ("userspace", "nvme")]
         for fio in busy:
@@ -93,13 +93,13 @@ async def test_all_is_there_after_the_power_cut(vfio: None, hugepages: None) -> 
             await here.ready(client)
             await until(lambda: driver(address), lambda name: name == "vfio-pci", 120)
             for name, pod in pods(here, client).items():
-                pod.volume_id, kept = written[name]
+                _, pod.volume_id, kept = written[name]
                 await patiently(pod.attach, 180)
                 assert digest(pod.target / "kept") == kept
                 await pod.detach()
                 await pod.check()
                 await client.delete_volume(pod.volume_id)
-        await quarry("disks", "release", *(SERIALS[disk] for disk in WHERE.values()), *STATE)
+        await quarry("disks", "release", *(disk for disk, _, _ in written.values()), *STATE)
         await quarry("disks", "unbind", address, "--yes", *STATE)
     finally:
         print(f"--- agent log\n{here.log()[-20000:]}")
