@@ -18,6 +18,7 @@ from agent.config_fields import (
     AbsolutePath,
     Count,
     Endpoint,
+    HttpAddress,
     IpAddress,
     NodeName,
     Percent,
@@ -201,6 +202,13 @@ class Settings(Section):
         default_factory=lambda data: f"unix://{data['state_dir']}/csi.sock" if "state_dir" in data else "",
         description="Where CSI is served: `unix://` and an absolute path of at most 107 bytes. "
         "The default is `csi.sock` in `state_dir`.",
+    )
+    http_address: HttpAddress = Field(
+        default="127.0.0.1:0",
+        description="Where health, metrics and resources are served over HTTP, read-only "
+        "([operations.md](operations.md)): `ADDRESS:PORT`, an IPv6 address in brackets; port 0 is any free one, "
+        "written to `http.json` in `state_dir`. Empty: nowhere. The default reaches this machine only: whoever can "
+        "connect can read, there is no password.",
     )
     spdk_socket: AbsolutePath | None = Field(
         default=None,

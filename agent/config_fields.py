@@ -52,6 +52,19 @@ def _endpoint(endpoint: str) -> str:
     return endpoint
 
 
+def _http_address(address: str) -> str:
+    if not address:
+        return address
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{shorten(address)!r} is not HOST:PORT with a port of 0 to 65535, like 127.0.0.1:9810")
+    try:
+        ipaddress.IPv6Address(host[1:-1]) if host[:1] + host[-1:] == "[]" else ipaddress.IPv4Address(host)
+    except ValueError:
+        raise ValueError(f"{shorten(host)!r} is not an IPv4 address or an IPv6 address in brackets") from None
+    return address
+
+
 def _ip_address(address: str) -> str:
     try:
         return str(ipaddress.ip_address(address))
@@ -72,6 +85,7 @@ Size = Annotated[int, Strict(), BeforeValidator(_size)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Endpoint = Annotated[str, AfterValidator(_endpoint)]
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
 Count = Annotated[int, Strict()]
 Percent = Annotated[float, Strict(), Field(allow_inf_nan=False, ge=0)]

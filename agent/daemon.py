@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from agent.config import PoolSettings, Settings
-from agent.csi.server import build_server
+from agent.csi.server import CsiServer, build_server
+from agent.diag.endpoint import serve
+from agent.diag.parts import Parts
 from agent.disks import files
 from agent.disks.binder import FOLDER, Binder, away
 from agent.disks.candidates import Candidates
@@ -147,10 +149,33 @@ class Standalone:
         server = build_server(self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         self._closers.push_async_callback(_end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
+        await self._serve_http(store, server, ledger, lineage)
         await self.volumes.start()
         await self.node.release_leftovers(await self.volumes.list())
         await server.start()
         log.info("serving CSI on %s for node %s", settings.csi_endpoint, settings.node_name)
+
+    async def _serve_http(self, store: LocalStore, server: CsiServer, ledger: Ledger, lineage: Lineage) -> None:
+        """Health, metrics and resources (agent.diag)."""
+        settings = self.settings
+        endpoint = await serve(
+            settings,
+            Parts(
+                role="standalone",
+                node=settings.node_name,
+                store=store,
+                store_writes=store.writes,
+                calls=server.calls,
+                is_serving=lambda: server.is_serving,
+                rpc=self.rpc,
+                keeper=self.keeper,
+                ledger=ledger,
+                lineage=lineage,
+                conditions=self.volumes.conditions,
+            ),
+        )
+        if endpoint is not None:
+            self._closers.push_async_callback(endpoint.stop)
 
     async def stop(self) -> None:
         """Stop serving, let operations end, close everything. Volumes in use stay mounted."""

@@ -40,6 +40,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--nvmf-address", metavar="ADDR", help="Address volumes are exported on [default: 127.0.0.1].")
 @click.option("--nvmf-port", type=click.IntRange(1, 65535), metavar="PORT", help="Port of the same [default: 4420].")
 @click.option(
+    "--http-address",
+    metavar="ADDR:PORT",
+    help="Where health, metrics and resources are served [default: 127.0.0.1:0, any free port; empty: nowhere].",
+)
+@click.option(
     "--mount-root",
     "mount_roots",
     type=_PATH,

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from agent.csi import status
 from agent.errors import InvalidArgument, QuarryError, shorten
+from agent.tally import Tally
 from agent.volumes.guard import caller_waits_until
 
 _log = logging.getLogger(__name__)
@@ -27,9 +28,13 @@ _REPEATABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_E
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
-    """Wraps each unary handler, once; the services below raise errors of the domain only."""
+    """Wraps each unary handler, once; the services below raise errors of the domain only.
 
-    def __init__(self) -> None:
+    `calls` counts what they answer, by method and code.
+    """
+
+    def __init__(self, calls: Tally) -> None:
+        self._calls = calls
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -46,7 +51,9 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         method = handler_call_details.method.rpartition("/")[2]
         behaviour: Any = handler.unary_unary
         offered = inspect.iscoroutinefunction(behaviour)  # ours are, those of the generated base classes are not
-        wrapped = _guarded(method, behaviour, handler.request_deserializer) if offered else _not_offered(method)
+        wrapped = (
+            _guarded(method, behaviour, handler.request_deserializer, self._calls) if offered else _not_offered(method)
+        )
         # Requests arrive as bytes: gRPC itself answers UNKNOWN, with a traceback in the log, to those it cannot parse.
         made = grpc.unary_unary_rpc_method_handler(wrapped, response_serializer=handler.response_serializer)
         self._wrapped[handler_call_details.method] = made
@@ -61,10 +68,10 @@ def _not_offered(method: str) -> _Behaviour:
     return behaviour
 
 
-def _guarded(method: str, behaviour: _Behaviour, parse: Any) -> _Behaviour:
+def _guarded(method: str, behaviour: _Behaviour, parse: Any, calls: Tally) -> _Behaviour:
     async def guarded(raw: bytes, context: Any) -> Any:
         started = time.monotonic()
-        request = None
+        request, code = None, grpc.StatusCode.OK
         try:
             request = _parsed(parse, raw)
             remaining_s = context.time_remaining()
@@ -75,14 +82,17 @@ def _guarded(method: str, behaviour: _Behaviour, parse: Any) -> _Behaviour:
             code, message = status.code_of(error), status.message_of(error)
             _report(method, request, code, started, error)
         except asyncio.CancelledError:  # the caller went away or its deadline passed: nobody reads an answer
-            _report(method, request, grpc.StatusCode.CANCELLED, started)
+            code = grpc.StatusCode.CANCELLED
+            _report(method, request, code, started)
             raise
         except Exception as error:  # noqa: BLE001 - outermost: a defect of ours must answer, and only the log shows it
             code, message = grpc.StatusCode.INTERNAL, f"{method} failed unexpectedly; the agent's log has the details"
             _report(method, request, code, started, error)
         else:
-            _report(method, request, grpc.StatusCode.OK, started)
+            _report(method, request, code, started)
             return response
+        finally:
+            calls.add((method, code.name), time.monotonic() - started)
         return await context.abort(code, message)
 
     return guarded

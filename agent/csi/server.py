@@ -20,6 +20,7 @@ from agent.csi.ports import Groups, NodeSide, Snapshots, Volumes
 from agent.csi.tuning import modest_threads
 from agent.errors import FailedPrecondition
 from agent.model import StorageNode
+from agent.tally import Tally
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +48,19 @@ class CsiServer:
         self._node = node
         self._groups = groups
         self._server: grpc.aio.Server | None = None
+        self.calls = Tally()
+        """What was answered, by method and code."""
         self._inode = 0
+
+    @property
+    def is_serving(self) -> bool:
+        return self._server is not None
 
     async def start(self) -> None:
         """Listen. Raises FailedPrecondition when the path is taken or cannot be bound."""
         await endpoints.make_room(self.path)
         with modest_threads():
-            server = grpc.aio.server(interceptors=[StatusInterceptor()], options=_OPTIONS)
+            server = grpc.aio.server(interceptors=[StatusInterceptor(self.calls)], options=_OPTIONS)
         add: Any = csi_pb2_grpc  # generated without types
         add.add_IdentityServicer_to_server(self._identity, server)
         if self._controller:

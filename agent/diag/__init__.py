@@ -1,0 +1,5 @@
+"""What an operator sees of an agent: its local HTTP endpoint, and the checks of `quarry doctor`.
+
+Everything here only reads. Nothing of it is on the way of a CSI or SPDK call: those count plain numbers
+(agent.tally), which are turned into metrics when somebody asks.
+"""

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +15,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from agent.errors import InvalidArgument, TransportClosed, Unavailable, shorten
+from agent.errors import (
+    DeadlineExceeded,
+    InvalidArgument,
+    QuarryError,
+    RpcError,
+    TransportClosed,
+    Unavailable,
+    shorten,
+)
 from agent.spdk.connection import Connection
+from agent.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +68,10 @@ class Client:
         self.socket_path = socket_path
         self.calls: Counter[str] = Counter()
         """Calls sent, by method."""
+        self.durations = Tally()
+        """Of calls that ended, also in an error, by method."""
+        self.errors: Counter[tuple[str, str]] = Counter()
+        """By method and what it was: SPDK's code, `timeout` or `connection`."""
         self.generation = 0
         """Grows with every established connection: state read under another generation may be gone."""
         self._call_timeout_s = call_timeout_s
@@ -147,7 +161,14 @@ class Client:
         request = self._encode(self._last_id, method, params)
         self.calls[method] += 1
         wait_s = self._call_timeout_s if timeout_s is None else timeout_s
-        return await connection.call(self._last_id, request, method, params or {}, wait_s)
+        started = time.monotonic()
+        try:
+            return await connection.call(self._last_id, request, method, params or {}, wait_s)
+        except QuarryError as error:
+            self.errors[method, _kind(error)] += 1
+            raise
+        finally:
+            self.durations.add((method,), time.monotonic() - started)
 
     def _encode(self, ident: int, method: str, params: Mapping[str, Any] | None) -> bytes:
         envelope: dict[str, Any] = {"jsonrpc": "2.0", "id": ident, "method": method}
@@ -210,6 +231,12 @@ class Client:
         loop = asyncio.get_running_loop()
         for listener in self._listeners:
             loop.call_soon(listener, connected)
+
+
+def _kind(error: QuarryError) -> str:
+    if isinstance(error, RpcError):
+        return str(error.code)
+    return "timeout" if isinstance(error, DeadlineExceeded) else "connection"
 
 
 def _likely_cause(trouble: OSError | None) -> str:

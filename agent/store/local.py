@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +71,8 @@ class LocalStore:
         self._outbox: list[Write] = []
         self._crowd = 0
         """Writes in the last commit."""
+        self.writes: Counter[tuple[str, str]] = Counter()
+        """Writes that are durable, by kind and what was done (ADDED, MODIFIED, DELETED)."""
         self._writer = Writer(path, self._report)
         self._writer.start()
 
@@ -142,6 +145,8 @@ class LocalStore:
         self._apply(changes)
         self._crowd = len(outcomes)
         for write, outcome in outcomes:
+            if not isinstance(outcome, QuarryError):
+                self.writes[write.kind, write.type.value] += 1
             if write.done.done():
                 continue
             if isinstance(outcome, QuarryError):

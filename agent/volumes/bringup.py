@@ -89,6 +89,8 @@ class TargetKeeper:
         self.companions: list[Companion] = []
         self.version = ""
         self.last_recovery: Recovery | None = None
+        self.recoveries = 0
+        """Bring-ups so far: the first, and one for each target that came back or was connected to again."""
         self.recover_device: Callable[[Volume], Awaitable[None]] = _nothing
         """Called for volumes whose device on this machine a new target has to take over."""
 
@@ -117,6 +119,11 @@ class TargetKeeper:
     def state(self) -> TargetState:
         """Whether the target serves: a connected one that has stopped answering is unreachable."""
         return self._serving if self._answers else TargetState.UNREACHABLE
+
+    @property
+    def trouble(self) -> str:
+        """Why the last attempt to bring the target up failed; empty after one that did not."""
+        return self._trouble
 
     def settle_soon(self, volume: str) -> None:
         """Settle a volume in the background: something that its plan depends on has changed, and is not stored."""
@@ -238,6 +245,7 @@ class TargetKeeper:
         self._ready.set()
         seconds = time.monotonic() - started
         self.last_recovery = Recovery(len(volumes), len(failed), seconds)
+        self.recoveries += 1
         # Deleting may take minutes (clusters are zeroed): it comes after everything that somebody waits for. So does
         # taking over a device that its former server may not have let go of yet.
         later = (each for each in volumes if each.meta.deleting or _has_device_to_recover(each))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import cast
 
 from agent.errors import AlreadyExists, Conflict, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from agent.model import Resource
-from agent.store.interface import Event, R
+from agent.store.interface import Event, EventType, R
 from agent.store.kubernetes import wire
 from agent.store.kubernetes.cache import Cache, History, Reader
 from agent.store.kubernetes.connection import Connection, connect
@@ -78,6 +79,8 @@ class KubernetesStore:
         self._buffer_events = buffer_events
         self._caches = {kind.__name__: Cache(kind.__name__, self._history) for kind in kinds}
         self._informers = [Informer(connection, cache) for cache in self._caches.values()]
+        self.writes: Counter[tuple[str, str]] = Counter()
+        """Writes that were carried out, by kind and what was done (ADDED, MODIFIED, DELETED)."""
         self._closed = False
         self._in_flight = 0
         self._idle = asyncio.Event()
@@ -130,6 +133,7 @@ class KubernetesStore:
                 await self._look(cache, resource.meta.name)
                 raise
             cache.learn(held)
+            self.writes[cache.kind, EventType.ADDED.value] += 1
             return cast("R", (await self._rest(cache, held, resource)).resource)
 
     async def update(self, resource: R) -> R:
@@ -140,6 +144,7 @@ class KubernetesStore:
                 if _is_spec_written(held, resource):
                     held = await self._writes.change_spec(held, resource)
                 cache.learn(held)
+                self.writes[cache.kind, EventType.MODIFIED.value] += 1
                 return cast("R", (await self._rest(cache, held, resource)).resource)
             except (Conflict, NotFound):
                 await self._look(cache, resource.meta.name)
@@ -174,6 +179,7 @@ class KubernetesStore:
             cache.learn(marked)
             if FINALIZER in marked.finalizers:
                 await self._writes.release(marked)
+            self.writes[cache.kind, EventType.DELETED.value] += 1
             others = [each for each in marked.finalizers if each != FINALIZER]
             if others:
                 log.warning("%s %s stays until others let go of it: %s", cache.kind, name, ", ".join(others))

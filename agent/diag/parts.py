@@ -1,0 +1,69 @@
+"""What the endpoint of a role looks at: the parts of the running agent, each of which may be absent in some role."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from agent.model import Disk, Snapshot, StorageNode, TargetState, Volume
+from agent.spdk.client import Client
+from agent.store.interface import Store
+from agent.tally import Tally
+from agent.volumes.bringup import TargetKeeper
+from agent.volumes.conditions import VolumeCondition
+from agent.volumes.lineage import Lineage
+from agent.volumes.placement import Ledger
+
+Conditions = Callable[[Sequence[Volume]], Awaitable[Sequence[VolumeCondition]]]
+"""How each of some volumes is: `VolumeService.conditions`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why the agent is not ready: which part, and what is wrong with it."""
+
+    part: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """`node`: the disks and volumes of this one only are counted in metrics; empty: all there are."""
+
+    role: str
+    store: Store
+    store_writes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    node: str = ""
+    calls: Tally = field(default_factory=Tally)
+    """CSI calls answered, by method and code."""
+    is_serving: Callable[[], bool] = lambda: True
+    """Whether CSI is served."""
+    rpc: Client | None = None
+    keeper: TargetKeeper | None = None
+    ledger: Ledger | None = None
+    lineage: Lineage | None = None
+    conditions: Conditions | None = None
+    more_reasons: Callable[[], Sequence[Reason]] = tuple
+    """Further reasons of the role not to be ready."""
+
+    def is_here(self, resource: Disk | Volume | Snapshot) -> bool:
+        """Whether it belongs to what this agent counts."""
+        if not self.node:
+            return True
+        if isinstance(resource, Disk):
+            return resource.status.node == self.node
+        if isinstance(resource, Snapshot):
+            return resource.spec.node == self.node
+        return any(replica.node == self.node for replica in resource.spec.placement)
+
+    async def reasons(self) -> list[Reason]:
+        """Why the agent is not ready; none when it is. Raises Unavailable when the store does not answer."""
+        found = list[Reason]()
+        await self.store.get(StorageNode, self.node or "-")
+        if self.keeper is not None and self.keeper.state is not TargetState.READY:
+            why = f": {self.keeper.trouble}" if self.keeper.trouble else ""
+            found.append(Reason("target", f"the target is {self.keeper.state}{why}"))
+        if not self.is_serving():
+            found.append(Reason("csi", "CSI is not served (yet)"))
+        return [*found, *self.more_reasons()]
