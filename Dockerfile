@@ -10,10 +10,11 @@ RUN python -m venv /opt/quarry \
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends btrfs-progs e2fsprogs mount nvme-cli util-linux xfsprogs \
+    && apt-get install --yes --no-install-recommends \
+        btrfs-progs e2fsprogs ledmon libudev1 mount nvme-cli smartmontools util-linux xfsprogs \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/quarry /opt/quarry
 ENV PATH=/opt/quarry/bin:$PATH
-# Root: mounting, loop devices and NVMe need it.
+# Root unless told otherwise: a node's agent needs it for mounts, disks and NVMe. The controller runs as any user.
 ENTRYPOINT ["quarry"]
 CMD ["--help"]

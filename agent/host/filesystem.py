@@ -38,7 +38,8 @@ _MKFS_FORBIDDEN: Mapping[tuple[str, str], frozenset[str]] = {
 }
 """Parts of a value that would make something else than a filesystem of this device that we know again."""
 _MKFS_VALUE = re.compile(r"[A-Za-z0-9_.,=^:+-]{1,255}")
-_MOUNT_FLAG = re.compile(r"[A-Za-z0-9_.,=:+@%/-]{1,255}")
+_MOUNT_FLAG = re.compile(r'[A-Za-z0-9_.,=:+@%/-]{1,255}|context="[A-Za-z0-9_.,:-]{1,255}"')
+"""kubelet gives the SELinux label of a Pod as context="user:role:type:level", in quotes because levels have commas."""
 _MOUNT_FORBIDDEN = frozenset(("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit"))
 _MOUNT_FORBIDDEN |= {"logdev", "rtdev", "journal_dev", "journal_path", "device", "subvol", "subvolid"}
 """What makes it another mount than ours, or adds another device."""

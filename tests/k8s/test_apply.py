@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
+import yaml
 
-from .cluster import Cluster
+from .cluster import QUARRY, Cluster, resource
 from .manifest import NAMESPACE, RENDERED, rendered
 
 
@@ -30,6 +32,28 @@ def test_kubectl_apply_twice_changes_nothing(cluster: Cluster) -> None:
     versions = _versions(cluster)
     subprocess.run(argv, check=True, capture_output=True, timeout=100)
     assert _versions(cluster) == versions
+
+
+def test_deleting_the_whole_manifest_keeps_what_is_recorded(cluster: Cluster, tmp_path: Path) -> None:
+    """`kubectl delete -f` takes everything but the definitions, with them the records; installing again finds them."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl on PATH")
+    cluster.store(resource("Volume", "precious", {"csiName": "pvc", "sizeBytes": 1, "tier": "ssd"}))
+    file = tmp_path / "quarry.yaml"
+    # Without the namespace: nothing here would end its deletion, which is the work of a controller-manager.
+    file.write_text(yaml.safe_dump_all([each for each in rendered() if each["kind"] != "Namespace"]))
+    argv = ["kubectl", "--kubeconfig", str(cluster.plane.kubeconfig), "delete", "--wait=false", "-f", str(file)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=100)
+    try:
+        assert done.returncode != 0 and done.stderr.count("allow-deletion") == 5, done.stderr
+        assert cluster.admin("GET", f"{QUARRY}/volumes/precious").body["metadata"].get("deletionTimestamp") is None
+        for each in rendered():
+            if each["kind"] == "VolumeAttributesClass":  # its finalizer is a controller-manager's to take off
+                cluster.admin("PATCH", cluster.path(each), {"metadata": {"finalizers": None}})
+        left = [each for each in rendered() if cluster.admin("GET", cluster.path(each)).code == 200]
+        assert {each["kind"] for each in left} == {"Namespace", "CustomResourceDefinition"}
+    finally:
+        cluster.install()
 
 
 def _versions(cluster: Cluster) -> dict[str, str]:
@@ -74,3 +98,19 @@ def test_controller_fits_the_strictest_level(cluster: Cluster) -> None:
     pod["spec"] = deployment["spec"]["template"]["spec"]
     answer = cluster.admin("POST", "/api/v1/namespaces/strict/pods?dryRun=All", pod)
     assert answer.code == 201, answer.message
+
+
+def test_definitions_are_not_deleted_by_accident(cluster: Cluster) -> None:
+    """Deleting the whole manifest keeps the records, and so the data; who means it says so first."""
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumes.quarry.storage"
+    answer = cluster.admin("DELETE", f"{path}?dryRun=All")
+    assert answer.code == 403 and "allow-deletion" in answer.message
+    annotated = {"metadata": {"annotations": {"quarry.storage/allow-deletion": "true"}}}
+    try:
+        assert cluster.admin("PATCH", path, annotated).code == 200
+        assert cluster.admin("DELETE", f"{path}?dryRun=All").code == 200
+    finally:
+        annotated["metadata"]["annotations"]["quarry.storage/allow-deletion"] = None  # type: ignore[assignment]
+        cluster.admin("PATCH", path, annotated)
+    others = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumesnapshotclasses.snapshot.storage.k8s.io"
+    assert cluster.admin("DELETE", f"{others}?dryRun=All").code == 200

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .manifest import CHART, RENDERED, ROOT, container, of_kind, one, pod_of, render, rendered
 
@@ -123,3 +124,13 @@ def test_another_namespace_is_meant_everywhere() -> None:
     text = subprocess.run(helm, check=True, capture_output=True, text=True).stdout
     assert "quarry-system" not in text
     assert "system:serviceaccount:other:quarry-node" in text
+
+
+def test_every_value_is_documented() -> None:
+    table = (ROOT / "docs" / "install.md").read_text()
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    open_ended = {"image", "config", "storageClasses", "volumeAttributesClasses", "sidecars"}
+    for section, parts in values.items():
+        names = [section] if section in open_ended or not isinstance(parts, dict) else [f"{section}.{p}" for p in parts]
+        for name in names:
+            assert f"`{name}" in table, name

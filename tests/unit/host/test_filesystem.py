@@ -15,6 +15,7 @@ from agent.host import filesystem
         ("ext4", ("noatime", "commit=30", "data=ordered,discard"), ("-b", "4096", "-O", "^metadata_csum")),
         ("ext4", (), ("-E", "stride=16", "-E", "stripe_width=64", "-J", "size=8")),
         ("btrfs", ("compress=zstd:3", "discard=async"), ("-m", "single", "--csum", "xxhash", "-O", "^no-holes")),
+        ("ext4", ('context="system_u:object_r:container_file_t:s0:c10,c20"',), ()),
         ("xfs", ("inode64", "logbsize=256k"), ("-m", "reflink=1,bigtime=1", "-i", "size=1024")),
     ],
 )
@@ -35,6 +36,8 @@ def test_allowed(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...])
         ("ext4", ("",), (), "mount_flags"),
         ("ext4", ("a b",), (), "mount_flags"),
         ("ext4", ("x" * 10_000,), (), "mount_flags"),
+        ("ext4", ('context="a"b"',), (), "mount_flags"),
+        ("ext4", ('data="ordered"',), (), "mount_flags"),
         ("ext4", (), ("/dev/sda",), "mkfs_options"),
         ("ext4", (), ("-F", "1"), "mkfs_options"),
         ("ext4", (), ("-b",), "mkfs_options"),
@@ -53,7 +56,7 @@ def test_allowed(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...])
         ("btrfs", ("device=/dev/sda",), (), "mount_flags"),
         ("btrfs", ("subvol=other",), (), "mount_flags"),
     ],
-    ids=range(27),
+    ids=range(29),
 )
 def test_refused(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
