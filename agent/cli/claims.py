@@ -121,7 +121,7 @@ async def _each(disks: Sequence[Disk], action: Callable[[Disk], Awaitable[Disk]]
 
 
 def _ask(disks: Sequence[Disk]) -> None:
-    from agent.cli.disks import size
+    from agent.cli.tables import size
 
     if not sys.stdin.isatty():
         raise InvalidArgument("--yes", "is not given, and there is nobody to ask", "give it to claim without asking")

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli import recorded
-from agent.cli.binding import bind, is_meant, state_dir_option, unbind
+from agent.cli import agent_disks, recorded
+from agent.cli.asking import Where, where_options
+from agent.cli.binding import bind, is_meant, unbind
 from agent.cli.claims import claim, release
 from agent.cli.locate import locate
 from agent.cli.output import configure_logs, log_options, output_option, print_json
+from agent.cli.tables import print_facts, print_rich, size
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from agent.disks.inventory import Change, Inventory, Known
     from agent.disks.source import Source
     from agent.model import Disk
@@ -51,16 +51,24 @@ disks.add_command(release)
 
 @disks.command("list", short_help="List all disks with the reasons why not.")
 @_RECORDING
-@state_dir_option
+@where_options
 @output_option
 @log_options("warning")
-def list_disks(recording: Path | None, state_dir: Path, output: str, **logging: str | None) -> None:
-    """List every whole block device, with all the reasons why it cannot be claimed."""
+def list_disks(recording: Path | None, where: Where, output: str, **logging: str | None) -> None:
+    """List every whole block device, with all the reasons why it cannot be claimed.
+
+    With --url or --node, and as `kubectl quarry`: the disks that the agent there knows of.
+    """
     configure_logs(logging["log_level"], logging["log_format"])
+    if not where.is_local and recording is None:
+        agent_disks.print_list(where, output)
+        return
+    state_dir = where.state_dir
     inventory = _scanned(_source(recording))
     found = _with_records(_with_away(inventory, recording, state_dir), recording, state_dir)
+    now = agent_disks.told(state_dir) if recording is None else {}
     if output == "json":
-        print_json([document(known) | recorded.document(disk) for known, disk in found])
+        print_json([document(known) | recorded.document(disk) | _space(disk, now) for known, disk in found])
     else:
         states = [disk.status.phase.value if disk else "-" for _, disk in found]
         print_disks([known for known, _ in found], states if any(disk for _, disk in found) else None)
@@ -70,20 +78,26 @@ def list_disks(recording: Path | None, state_dir: Path, output: str, **logging: 
 @disks.command(short_help="Show all that is known of one disk.")
 @click.argument("disk")
 @_RECORDING
-@state_dir_option
+@where_options
 @output_option
 @log_options("warning")
-def show(disk: str, recording: Path | None, state_dir: Path, output: str, **logging: str | None) -> None:
+def show(disk: str, recording: Path | None, where: Where, output: str, **logging: str | None) -> None:
     """Show all that is known of one DISK: its identity, name (sda), path in /dev (any link to it) or serial number."""
     configure_logs(logging["log_level"], logging["log_format"])
+    if not where.is_local and recording is None:
+        agent_disks.print_one(where, disk, output)
+        return
+    state_dir = where.state_dir
     inventory = _scanned(_source(recording))
     found = _with_records(_with_away(inventory, recording, state_dir), recording, state_dir)
     known, kept = _find(disk, found)
     told, shown = _health(known, state_dir) if recording is None and known.name != "-" else ({}, [])
+    now = agent_disks.told(state_dir) if recording is None and kept is not None else {}
     if output == "json":
-        print_json(document(known) | told | recorded.document(kept))
+        print_json(document(known) | told | recorded.document(kept) | _space(kept, now))
     else:
-        _print_lines([*_lines(known), *shown, *recorded.lines(kept)])
+        pool = agent_disks.space_lines(now.get(kept.meta.name)) if kept is not None else ()
+        print_facts([*_lines(known), *shown, *recorded.lines(kept), *pool])
     _print_unseen(inventory)
 
 
@@ -157,6 +171,12 @@ def _scanned(source: Source) -> Inventory:
         return inventory
 
     return asyncio.run(scan())
+
+
+def _space(disk: Disk | None, now: agent_disks.Documents) -> dict[str, Any]:
+    """What the running agent knows of a disk's pool; nothing without one."""
+    found = now.get(disk.meta.name) if disk is not None else None
+    return {"space": found["space"]} if found is not None else {}
 
 
 def _health(known: Known, state_dir: Path) -> tuple[dict[str, Any], list[tuple[str, list[str]]]]:
@@ -252,36 +272,11 @@ def print_disks(found: Sequence[Known], states: Sequence[str] | None = None) -> 
         else:
             cells += [verdict, *who]
         table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
-    _print(table)
+    print_rich(table)
     refused = [(known.name, known.status.reasons) for known in found if known.reasons]
     if refused and not piped:
         click.echo()
-        _print_lines(refused)
-
-
-def _print_lines(lines: Iterable[tuple[str, Iterable[str]]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, texts in lines:
-        table.add_row(Text(name), Text("\n".join(texts) or "-"))
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        Console(highlight=False).print(table)
-        return
-    # Into a pipe nothing is folded, so that a line stays a line, and nothing padded.
-    console = Console(highlight=False, width=10_000, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
+        print_facts(refused)
 
 
 def _lines(known: Known) -> Iterable[tuple[str, Iterable[str]]]:
@@ -340,11 +335,3 @@ def _natural(name: str) -> tuple[tuple[int, str], ...]:
     import re
 
     return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)
-
-
-def size(size_bytes: int) -> str:
-    """Bytes for a person, three digits."""
-    for unit, factor in (("PiB", 1 << 50), ("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.3g} {unit}"
-    return f"{size_bytes} B"

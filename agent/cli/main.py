@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import platform
+import sys
+from pathlib import Path
 
 import click
 
 from agent import __version__
+from agent.cli.asking import PLUGIN
 from agent.cli.demo.command import demo
 from agent.cli.disks import disks
+from agent.cli.nodes import nodes
 from agent.cli.output import ReportingGroup, output_option, print_json
 from agent.cli.probe import probe
+from agent.cli.snapshots import snapshots
 from agent.cli.standalone import standalone
 from agent.cli.target import target
+from agent.cli.volumes import volumes
 
 
 @click.group(cls=ReportingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -32,13 +38,13 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name:<7} {value}" for name, value in facts.items()))
 
 
-for command in (standalone, target, disks, probe, demo):
+for command in (standalone, target, nodes, disks, volumes, snapshots, probe, demo):
     quarry.add_command(command)
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    quarry.main(prog_name="quarry")
+    """Entry point of the console scripts `quarry` and `kubectl-quarry` (`kubectl quarry`)."""
+    quarry.main(prog_name=PLUGIN if Path(sys.argv[0]).name == PLUGIN else "quarry")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def document(disk: Disk | None) -> dict[str, Any]:
 
 def lines(disk: Disk | None) -> Iterable[tuple[str, list[str]]]:
     """The same for a person."""
-    from agent.cli.disks import size
+    from agent.cli.tables import size
 
     if disk is None:
         return
