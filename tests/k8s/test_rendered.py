@@ -134,3 +134,20 @@ def test_every_value_is_documented() -> None:
         names = [section] if section in open_ended or not isinstance(parts, dict) else [f"{section}.{p}" for p in parts]
         for name in names:
             assert f"`{name}" in table, name
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "value",
+    [
+        "target.cpuMaks=0x3",
+        "target.memoryMiB=1023",
+        "target.cpuMask=3",
+        "image.pullPolicy=Sometimes",
+        "nodes.doctor=false",
+    ],
+)
+def test_values_that_are_none_are_refused(value: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        render(value)
+    assert value.partition("=")[0].split(".")[-1] in caught.value.stderr or "nodes" in caught.value.stderr
