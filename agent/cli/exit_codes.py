@@ -11,6 +11,8 @@ class ExitCode(IntEnum):
     OK = 0
     INTERNAL = 1
     """A defect: the message says how to see the traceback."""
+    FAILED_CHECK = 1
+    """A check of `quarry doctor` failed: what scripts and init containers expect of one."""
     USAGE = 2
     NOT_FOUND = 3
     UNAVAILABLE = 4

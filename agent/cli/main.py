@@ -12,6 +12,7 @@ from agent import __version__
 from agent.cli.asking import PLUGIN
 from agent.cli.demo.command import demo
 from agent.cli.disks import disks
+from agent.cli.doctor import doctor
 from agent.cli.nodes import nodes
 from agent.cli.output import ReportingGroup, output_option, print_json
 from agent.cli.probe import probe
@@ -38,7 +39,7 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name:<7} {value}" for name, value in facts.items()))
 
 
-for command in (standalone, target, nodes, disks, volumes, snapshots, probe, demo):
+for command in (standalone, target, nodes, disks, volumes, snapshots, doctor, probe, demo):
     quarry.add_command(command)
 
 

@@ -96,7 +96,9 @@ class Endpoint:
                 f"http_address: cannot listen at {self._host}:{self._port}: {error.strerror or error}; "
                 "give another --http-address, or an empty one for none"
             ) from error
-        self.url = f"http://{self._host}:{server.sockets[0].getsockname()[1]}"
+        # Who reads the URL is on this machine.
+        reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(self._host, self._host)  # noqa: S104 - compared only
+        self.url = f"http://{reached}:{server.sockets[0].getsockname()[1]}"
         self._write_down()
         log.info("health and metrics at %s", self.url)
 

@@ -18,7 +18,9 @@ def quarry(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=30, **options)  # type: ignore[call-overload, no-any-return]
 
 
-@pytest.mark.parametrize("command", ["standalone", "target", "disks", "probe", "demo", "version"])
+@pytest.mark.parametrize(
+    "command", ["standalone", "target", "nodes", "disks", "volumes", "snapshots", "doctor", "probe", "demo", "version"]
+)
 def test_help_of_every_command_lists_its_options(command: str) -> None:
     assert command in quarry("--help").stdout
     done = quarry(command, "--help")
