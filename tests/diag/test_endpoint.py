@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -77,6 +78,25 @@ async def test_metrics_say_what_is_there(machine: Machine) -> None:
         assert now.value("process_resident_memory_bytes") > MIB
     finally:
         await csi.close()
+
+
+async def test_every_metric_is_documented_and_every_documented_one_told(machine: Machine) -> None:
+    machine.start_agent(CONFIG)
+    url, csi = await url_of(machine.folder / "agent"), Patient(machine.endpoint)
+    try:
+        await csi.wait_ready()
+    finally:
+        await csi.close()
+    told = (await scrape(url)).families
+    told_names = {
+        f"{name}_total" if family.type == "counter" else name
+        for name, family in told.items()
+        if name.startswith("quarry_")
+    }
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text().split("### Alerts")[0]
+    documented = set(re.findall(r"`(quarry_[a-z_]+)`", page))
+    assert told_names == documented
+    assert all(family.documentation for family in told.values())
 
 
 async def test_the_target_is_killed_and_comes_back(machine: Machine) -> None:
