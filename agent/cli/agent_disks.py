@@ -34,6 +34,14 @@ def space_lines(document: dict[str, Any] | None) -> Iterator[tuple[str, list[str
         yield "pool now", [space_of(space), *([] if space["accepting"] else ["takes no new volumes"])]
 
 
+def taken(document: dict[str, Any] | None) -> str:
+    """How full the pool of a disk is, in percent; `-` without one."""
+    space = (document or {}).get("space")
+    if not space or not space["size_bytes"]:
+        return "-"
+    return f"{100 * space['allocated_bytes'] / space['size_bytes']:.1f}%"
+
+
 def space_of(space: dict[str, Any]) -> str:
     percent = 100 * space["allocated_bytes"] / space["size_bytes"] if space["size_bytes"] else 0.0
     return (

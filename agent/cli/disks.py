@@ -70,8 +70,10 @@ def list_disks(recording: Path | None, where: Where, output: str, **logging: str
     if output == "json":
         print_json([document(known) | recorded.document(disk) | _space(disk, now) for known, disk in found])
     else:
-        states = [disk.status.phase.value if disk else "-" for _, disk in found]
-        print_disks([known for known, _ in found], states if any(disk for _, disk in found) else None)
+        more = {"STATE": [disk.status.phase.value if disk else "-" for _, disk in found]}
+        if now:
+            more["TAKEN"] = [agent_disks.taken(now.get(disk.meta.name) if disk else None) for _, disk in found]
+        print_disks([known for known, _ in found], more if any(disk for _, disk in found) else None)
     _print_unseen(inventory)
 
 
@@ -239,10 +241,10 @@ def document(known: Known) -> dict[str, Any]:
     return mine | {key: value for key, value in status.items() if key not in unused} | {"reason_codes": codes}
 
 
-def print_disks(found: Sequence[Known], states: Sequence[str] | None = None) -> None:
+def print_disks(found: Sequence[Known], more: Mapping[str, Sequence[str]] | None = None) -> None:
     """The table of `list`. A terminal gets the reasons below the table, a pipe one line for each disk.
 
-    `states`: their phases on record, in the same order; without any that column is left out.
+    `more`: what the agent has on record, by column, in the order of the disks.
     """
     from rich.table import Table
     from rich.text import Text
@@ -257,15 +259,15 @@ def print_disks(found: Sequence[Known], states: Sequence[str] | None = None) -> 
     transport_width = 16 if any(known.status.driver != "kernel" for known in found) else 12
     for title, width in (("NAME", max(4, name_width)), ("TIER", 4), ("TRANSPORT", transport_width), ("SIZE", 8)):
         table.add_column(title, width=width, justify="right" if title == "SIZE" else "left")
-    if states:
-        table.add_column("STATE", width=10)
+    for title in more or ():
+        table.add_column(title, width=10 if title == "STATE" else 6, justify="right" if title == "TAKEN" else "left")
     for title in ("ID", "MODEL", "CLAIMABLE") if piped else ("CLAIMABLE", "ID", "MODEL"):
         table.add_column(title, width=None if piped or title != "CLAIMABLE" else 9)
     for index, known in enumerate(found):
         status = known.status
         driver = "" if status.driver == "kernel" else f" ({status.driver})"
         cells = [known.name, status.tier.value, status.transport + driver, size(status.size_bytes)]
-        cells += [states[index]] if states else []
+        cells += [column[index] for column in (more or {}).values()]
         verdict, who = "yes" if status.eligible else "no", [known.identity or "-", status.model or "-"]
         if piped:
             cells += [*who, ": ".join((verdict, *filter(None, ["; ".join(status.reasons)])))]

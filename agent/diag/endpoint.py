@@ -120,8 +120,12 @@ class Endpoint:
         parts = self._parts
         told = {"url": self.url, "role": parts.role, "node": parts.node, "pid": os.getpid()}
         draft = self._file.with_name(f".{FILE}")
-        draft.write_text(json.dumps(told) + "\n")
-        draft.replace(self._file)
+        try:
+            draft.write_text(json.dumps(told) + "\n")
+            draft.replace(self._file)
+        except OSError as error:
+            # A role without a state folder: whoever asks knows the address.
+            log.info("%s is not written: %s", self._file, error.strerror)
 
     # --- what is asked ---
 

@@ -29,7 +29,7 @@ async def test_claim_use_release(start_node: Any, make_disk: Callable[..., LoopD
         assert (claimed["path"], claimed["phase"], claimed["tier"]) == (disk.device, "Ready", "nvme")
         assert await node.csi.capacity({"tier": "nvme"}) > 0
         listed = (await node.quarry("list")).stdout.splitlines()
-        assert listed[0].split()[:5] == ["NAME", "TIER", "TRANSPORT", "SIZE", "STATE"]
+        assert listed[0].split()[:6] == ["NAME", "TIER", "TRANSPORT", "SIZE", "STATE", "TAKEN"]
         rows = {line.split()[0]: line.split() for line in listed}
         assert (rows[disk.name][1], "Ready" in rows[disk.name]) == ("nvme", True)
         shown = json.loads((await node.quarry("show", disk.name, "-o", "json")).stdout)
@@ -39,8 +39,9 @@ async def test_claim_use_release(start_node: Any, make_disk: Callable[..., LoopD
             "Ready",
             True,
         )
+        assert shown["space"]["size_bytes"] > 0
         text = (await node.quarry("show", disk.name)).stdout
-        assert "Ready, claimed" in text
+        assert "Ready, claimed" in text and "promised to volumes" in text
         assert "nvme (its own: ssd)" in text
         volume = await node.csi.create_volume("v", 16 * MIB, {"tier": "nvme"})
 
