@@ -38,7 +38,7 @@ lab: setup ## tests on a Linux kernel of their own, in a virtual machine (docs/t
 proto: setup ## regenerate agent/csi/pb from the CSI specification v1.12.0 (needs Go, or CSI_PROTO=path/to/csi.proto)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/proto.sh
 
-crds: setup ## regenerate k8s/crds, the Kubernetes resources, from agent/model
+crds: setup ## regenerate k8s/crds, the Kubernetes resources, from agent/model (then: make manifests)
 	@$(BIN)/python -m agent.store.kubernetes.crds k8s/crds
 
 manifests: ## render k8s/chart to k8s/quarry.yaml (needs helm)
