@@ -181,7 +181,10 @@ class LogSettings(Section):
 
 
 class Settings(Section):
-    """Everything `quarry standalone` can be told. Relative paths are taken from the working directory."""
+    """Everything `quarry standalone`, `node` and `controller` can be told.
+
+    Relative paths are taken from the working directory.
+    """
 
     node_name: NodeName = Field(
         default_factory=socket.gethostname,
@@ -242,6 +245,23 @@ class Settings(Section):
         min_length=1,
         description="Folders below which volumes may be staged and mounted; paths outside are refused. "
         "The default is kubelet's folder and `csi` in `state_dir`.",
+    )
+    kubeconfig: AbsolutePath | None = Field(
+        default=None,
+        description="How `node` and `controller` reach the Kubernetes API; the default is the Pod's ServiceAccount, "
+        "outside of a Pod `KUBECONFIG` or `~/.kube/config`.",
+    )
+    lease_namespace: str = Field(
+        default="",
+        max_length=63,
+        description="Kubernetes namespace of the Leases: `quarry-controller`, and `quarry-node-<node name>` for each "
+        "node. The default is that of the Pod, else `quarry-system`.",
+    )
+    identity: str = Field(
+        default_factory=socket.gethostname,
+        min_length=1,
+        max_length=253,
+        description="What this controller is called in the Lease of the leader, unique among the controllers.",
     )
     pool: PoolSettings = Field(default_factory=PoolSettings, description="How disks become pools.")
     rpc: RpcSettings = Field(default_factory=RpcSettings, description="The connection to the SPDK target.")

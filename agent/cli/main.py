@@ -10,9 +10,11 @@ import click
 
 from agent import __version__
 from agent.cli.asking import PLUGIN
+from agent.cli.controller import controller
 from agent.cli.demo.command import demo
 from agent.cli.disks import disks
 from agent.cli.doctor import doctor
+from agent.cli.node import node
 from agent.cli.nodes import nodes
 from agent.cli.output import ReportingGroup, output_option, print_json
 from agent.cli.probe import probe
@@ -39,7 +41,7 @@ def version(output: str) -> None:
         click.echo("\n".join(f"{name:<7} {value}" for name, value in facts.items()))
 
 
-for command in (standalone, target, nodes, disks, volumes, snapshots, doctor, probe, demo):
+for command in (standalone, node, controller, target, nodes, disks, volumes, snapshots, doctor, probe, demo):
     quarry.add_command(command)
 
 

@@ -10,7 +10,7 @@ from agent import __version__
 from agent.csi import DRIVER_NAME
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import Volumes
+from agent.csi.ports import Prober
 from agent.model import TargetState
 
 _Service = csi.PluginCapability.Service
@@ -20,8 +20,8 @@ _Expansion = csi.PluginCapability.VolumeExpansion
 class IdentityService(csi_pb2_grpc.IdentityServicer):
     """csi.v1.Identity."""
 
-    def __init__(self, volumes: Volumes) -> None:
-        self._volumes = volumes
+    def __init__(self, prober: Prober) -> None:
+        self._prober = prober
 
     async def GetPluginInfo(  # noqa: N802
         self, request: csi.GetPluginInfoRequest, context: Any
@@ -49,5 +49,5 @@ class IdentityService(csi_pb2_grpc.IdentityServicer):
         Never an error: to the sidecars an error from Probe is fatal and `ready: false` means "wait", and a target
         that comes back is exactly what there is to wait for.
         """
-        ready = self._volumes.health() is TargetState.READY
+        ready = self._prober.health() is TargetState.READY
         return csi.ProbeResponse(ready=wrappers_pb2.BoolValue(value=ready))

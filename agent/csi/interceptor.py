@@ -30,11 +30,13 @@ _REPEATABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_E
 class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
     """Wraps each unary handler, once; the services below raise errors of the domain only.
 
-    `calls` counts what they answer, by method and code.
+    `calls` counts what they answer, by method and code. `admit` is asked before each call of the Controller services
+    and raises when it cannot be carried out here.
     """
 
-    def __init__(self, calls: Tally) -> None:
+    def __init__(self, calls: Tally, admit: Callable[[], None] | None = None) -> None:
         self._calls = calls
+        self._admit = admit
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -51,6 +53,8 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         method = handler_call_details.method.rpartition("/")[2]
         behaviour: Any = handler.unary_unary
         offered = inspect.iscoroutinefunction(behaviour)  # ours are, those of the generated base classes are not
+        if offered and self._admit is not None and _is_decision(handler_call_details.method):
+            behaviour = _admitted(self._admit, behaviour)
         wrapped = (
             _guarded(method, behaviour, handler.request_deserializer, self._calls) if offered else _not_offered(method)
         )
@@ -58,6 +62,20 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  
         made = grpc.unary_unary_rpc_method_handler(wrapped, response_serializer=handler.response_serializer)
         self._wrapped[handler_call_details.method] = made
         return made
+
+
+def _is_decision(method: str) -> bool:
+    """Whether it is a call of the Controller services other than what they can do."""
+    service, _, name = method.rpartition("/")
+    return service.endswith("Controller") and not name.endswith("GetCapabilities")
+
+
+def _admitted(admit: Callable[[], None], behaviour: _Behaviour) -> _Behaviour:
+    async def admitted(request: Any, context: Any) -> Any:
+        admit()
+        return await behaviour(request, context)
+
+    return admitted
 
 
 def _not_offered(method: str) -> _Behaviour:

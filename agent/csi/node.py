@@ -9,7 +9,7 @@ from agent.csi import messages, parameters, topology, validation
 from agent.csi.parameters import FS_TYPE_KEY, FS_TYPES
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import Filesystem, NodeSide, VolumeCondition, VolumeMode, Volumes
+from agent.csi.ports import Filesystem, NodeSide, VolumeCondition, VolumeMode, VolumeReader
 from agent.errors import FailedPrecondition, NotFound, OutOfRange
 from agent.model import StorageNode, Volume
 
@@ -26,7 +26,7 @@ _CAPABILITIES = (
 class NodeService(csi_pb2_grpc.NodeServicer):
     """csi.v1.Node for the machine that `this` describes."""
 
-    def __init__(self, volumes: Volumes, node: NodeSide, this: StorageNode) -> None:
+    def __init__(self, volumes: VolumeReader, node: NodeSide, this: StorageNode) -> None:
         self._volumes = volumes
         self._node = node
         self._this = this

@@ -22,15 +22,31 @@ __all__ = [
     "Groups",
     "Members",
     "NodeSide",
+    "Prober",
     "QosChange",
     "Requirement",
     "Segment",
     "Snapshots",
     "VolumeCondition",
     "VolumeMode",
+    "VolumeReader",
     "VolumeStats",
     "Volumes",
 ]
+
+
+class Prober(Protocol):
+    """Whether the services can do their work."""
+
+    def health(self) -> TargetState: ...
+
+
+class VolumeReader(Protocol):
+    """What the Node service asks of volumes."""
+
+    async def get(self, volume_id: str) -> Volume: ...
+
+    async def conditions(self, volumes: Sequence[Volume]) -> Sequence[VolumeCondition]: ...
 
 
 class Volumes(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from agent.csi.identity import IdentityService
 from agent.csi.interceptor import StatusInterceptor
 from agent.csi.node import NodeService
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import Groups, NodeSide, Snapshots, Volumes
+from agent.csi.ports import Groups, NodeSide, Prober, Snapshots, VolumeReader, Volumes
 from agent.csi.tuning import modest_threads
 from agent.errors import FailedPrecondition
 from agent.model import StorageNode
@@ -41,12 +42,14 @@ class CsiServer:
         controller: ControllerService | None = None,
         node: NodeService | None = None,
         groups: GroupControllerService | None = None,
+        admit: Callable[[], None] | None = None,
     ) -> None:
         self.path = endpoints.socket_path(endpoint)
         self._identity = identity
         self._controller = controller
         self._node = node
         self._groups = groups
+        self._admit = admit
         self._server: grpc.aio.Server | None = None
         self.calls = Tally()
         """What was answered, by method and code."""
@@ -60,7 +63,7 @@ class CsiServer:
         """Listen. Raises FailedPrecondition when the path is taken or cannot be bound."""
         await endpoints.make_room(self.path)
         with modest_threads():
-            server = grpc.aio.server(interceptors=[StatusInterceptor(self.calls)], options=_OPTIONS)
+            server = grpc.aio.server(interceptors=[StatusInterceptor(self.calls, self._admit)], options=_OPTIONS)
         add: Any = csi_pb2_grpc  # generated without types
         add.add_IdentityServicer_to_server(self._identity, server)
         if self._controller:
@@ -99,6 +102,31 @@ def build_server(
         ControllerService(volumes, snapshots),
         NodeService(volumes, node, this),
         GroupControllerService(groups),
+    )
+
+
+def build_node_server(
+    prober: Prober, volumes: VolumeReader, node: NodeSide, this: StorageNode, endpoint: str
+) -> CsiServer:
+    """The server of a node of a cluster (`quarry node`)."""
+    return CsiServer(endpoint, IdentityService(prober), node=NodeService(volumes, node, this))
+
+
+def build_controller_server(
+    prober: Prober,
+    volumes: Volumes,
+    snapshots: Snapshots,
+    groups: Groups,
+    endpoint: str,
+    admit: Callable[[], None],
+) -> CsiServer:
+    """The server of a controller of a cluster (`quarry controller`); `admit` raises while another one leads."""
+    return CsiServer(
+        endpoint,
+        IdentityService(prober),
+        ControllerService(volumes, snapshots),
+        groups=GroupControllerService(groups),
+        admit=admit,
     )
 
 

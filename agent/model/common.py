@@ -70,6 +70,18 @@ class Meta:
     version: int = 0
     created_at: float = 0.0
     deleting: bool = False
+    generation: int = 0
+    """Of the wish: grows with every change of `spec` and with the deletion. 0: the store does not count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something could not be settled, for whoever waits for it: the name of an error class and its sentence."""
+
+    code: str
+    message: str
+    closed: bool = False
+    """Yet hosts that may no longer reach the volume are cut."""
 
 
 @dataclass(frozen=True, slots=True)

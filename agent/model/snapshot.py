@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.model.common import Meta, Provisioning
+from agent.model.common import Failure, Meta, Provisioning
 
 
 class SnapshotPhase(StrEnum):
@@ -41,6 +41,9 @@ class SnapshotStatus:
     lvols: tuple[tuple[str, str], ...] = ()
     """(replica name, lvol uuid) pairs."""
     message: str = ""
+    observed: int = 0
+    """The generation that the node of the data has settled, or failed to (`failure`)."""
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.model.common import AccessMode, Condition, Frontend, Meta, Provisioning, Tier
+from agent.model.common import AccessMode, Condition, Failure, Frontend, Meta, Provisioning, Tier
 
 
 class VolumePhase(StrEnum):
@@ -126,6 +126,9 @@ class VolumeStatus:
     replicas: tuple[ReplicaStatus, ...] = ()
     conditions: tuple[Condition, ...] = ()
     message: str = ""
+    observed: int = 0
+    """The generation that the node of the data has settled, or failed to (`failure`)."""
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,10 @@ class DiskKeeper:
         disk, found = await self._records.get(name), self._inventory.find(name)
         if disk is not None and kind(disk) == FILE:
             return
+        if disk is not None and self._is_others(disk):
+            if found:
+                log.info("disk %s is left alone: it is in service on node %s", name, disk.status.node)
+            return
         if not found:
             if disk is not None and self._watch.discovered.is_set():
                 await self._absent(disk)
@@ -169,6 +173,10 @@ class DiskKeeper:
             disk = await self._records.create(Disk(meta=Meta(name), status=known.status))
         disk = await self._records.change(disk, lambda now: _observed(now, known))
         await self._do_what_is_wanted(disk, known)
+
+    def _is_others(self, disk: Disk) -> bool:
+        """Whether another node has it; what that one misses may have come here."""
+        return disk.status.node not in ("", self._records.node) and disk.status.phase is not DiskPhase.MISSING
 
     async def _absent(self, disk: Disk) -> None:
         self._served.pop(disk.meta.name, None)

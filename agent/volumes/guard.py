@@ -50,6 +50,10 @@ class VolumeGuard:
             self._forget(volume)
             raise
 
+    def is_held(self, volume: str) -> bool:
+        """Whether somebody holds or awaits it."""
+        return volume in self._locks
+
     def release(self, volume: str) -> None:
         """Let the next one have it."""
         self._locks[volume][0].release()

@@ -7,7 +7,7 @@ every volume after a (re)connection and for those that failed. The caller holds 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from agent.errors import FailedPrecondition, QuarryError, ResourceExhausted, RpcError, TransportClosed, Unavailable
@@ -63,6 +63,8 @@ class Reconciler:
         self.ready_timeout_s = 5.0
         self.is_served: Callable[[str], bool] = lambda volume: False
         """Whether a volume that is not exported has a device on this machine, which holds its bdev open."""
+        self.forget: Callable[[Volume], Awaitable[None]] = self._delete
+        """Called when the data of a deleted volume are gone."""
         self._lineage = lineage or Lineage()
         self._seeder = Seeder(rpc, self._lineage)
 
@@ -95,7 +97,7 @@ class Reconciler:
             pool=POOL_PREFIX + here.disk,
             nqn=volume_nqn(volume.meta.name),
             serial=serial_number(volume.meta.name),
-            present=not volume.meta.deleting,
+            present=not is_going(volume),
             size_bytes=pool.round_up(volume.spec.size_bytes) if pool else volume.spec.size_bytes,
             thin=volume.spec.provisioning is Provisioning.THIN,
             hosts=frozenset(each.host_nqn for each in volume.spec.attachments),
@@ -124,8 +126,8 @@ class Reconciler:
             await self._seeder.settle(volume.spec.source, desired)
             await self.refresh(desired)
         await self._converge(desired)
-        if volume.meta.deleting:
-            await self._store.delete(Volume, volume.meta.name)
+        if is_going(volume):
+            await self.forget(volume)
             self._ledger.release(volume.meta.name)
             self._lineage.gone(volume.meta.name)
             if volume.spec.source is not None:
@@ -138,6 +140,18 @@ class Reconciler:
         if volume.spec.source is not None:
             self._lineage.served(volume.meta.name, volume.spec.source.snapshot)
         return updated
+
+    async def _delete(self, volume: Volume) -> None:
+        await self._store.delete(Volume, volume.meta.name)
+
+    def bdev_of(self, volume: Volume) -> str:
+        """Name of its bdev on this node's target; empty: it is not here."""
+        desired = self.desired(volume)
+        return desired.bdev if desired else ""
+
+    def holds_unrecorded(self, volume: str) -> bool:
+        """Whether the target has data of that name: of a volume without a record they are somebody's."""
+        return self._observed is not None and self._observed.get(volume).lvol is not None
 
     async def shut_without_disk(self, volume: Volume) -> bool:
         """While the disk of a volume is away: cut hosts that may no longer reach it, also once the disk is back.
@@ -242,6 +256,10 @@ class Reconciler:
         return self._observed
 
     def _status(self, volume: Volume, desired: DesiredReplica) -> VolumeStatus:
+        settled = replace(self._judged(volume, desired), observed=volume.meta.generation, failure=None)
+        return volume.status if settled == volume.status else settled
+
+    def _judged(self, volume: Volume, desired: DesiredReplica) -> VolumeStatus:
         seen = self._observed.get(volume.meta.name) if self._observed else None
         lvol = seen.lvol if seen else None
         if seen is not None and is_lost(desired, seen):
@@ -260,6 +278,11 @@ class Reconciler:
         return replace(
             volume.status, phase=VolumePhase.READY, size_bytes=lvol.size_bytes, replicas=(replica,), message=""
         )
+
+
+def is_going(volume: Volume) -> bool:
+    """Whether its data are to go: it is deleted, and nobody has it published."""
+    return volume.meta.deleting and not volume.spec.attachments
 
 
 def _no_answer(desired: DesiredReplica, error: BaseException) -> BaseException:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from agent.errors import (
     AlreadyExists,
+    Busy,
     FailedPrecondition,
     NotFound,
     OutOfRange,
@@ -41,8 +42,8 @@ from agent.volumes.conditions import VolumeCondition, condition
 from agent.volumes.names import is_volume_id, volume_id
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Capacity, Ledger, Pool, choose
-from agent.volumes.reconcile import Reconciler
 from agent.volumes.requests import CreateVolume, QosChange
+from agent.volumes.settling import Settler
 from agent.volumes.sources import Sources
 from agent.volumes.topology import EVERYWHERE, Segment, bound_to
 
@@ -54,7 +55,7 @@ class VolumeService:
         self,
         store: Store,
         ledger: Ledger,
-        reconciler: Reconciler,
+        settler: Settler,
         operations: Operations,
         target_state: Callable[[], TargetState],
         local_file: Callable[[str], Awaitable[Path | None]],
@@ -62,12 +63,14 @@ class VolumeService:
     ) -> None:
         self._store = store
         self._ledger = ledger
-        self._reconciler = reconciler
+        self._settler = settler
         self._run = operations.run
         self._target_state = target_state
         self._local_file = local_file
         self._sources = sources
         self._attachments = Attachments()
+        self.target_of: Callable[[Volume], TargetState] = lambda volume: target_state()
+        """State of the target that has the volume's data."""
 
     async def start(self) -> None:
         """Count the attachments there are, before the first call."""
@@ -94,17 +97,16 @@ class VolumeService:
         self, tier: Tier, provisioning: Provisioning = Provisioning.THIN, segment: Segment = EVERYWHERE
     ) -> Capacity:
         """What could be created now of that tier in `segment`. Raises Unavailable while the disks are not known."""
-        await self._reconciler.ready()
+        await self._settler.ready()
         return self._ledger.capacity(tier, provisioning, segment)
 
     async def conditions(self, volumes: Sequence[Volume]) -> Sequence[VolumeCondition]:
         """How each of `volumes` is."""
         disks = {disk.meta.name: disk for disk in await self._store.list(Disk)}
-        state = self._target_state()
         return [
             condition(
                 each,
-                state,
+                self.target_of(each),
                 self._ledger,
                 disks.get(each.spec.placement[0].disk if each.spec.placement else ""),
                 shares=self._sources.shares(each.meta.name),
@@ -115,8 +117,8 @@ class VolumeService:
     async def local_path(self, volume_id: str) -> Path | None:
         """The file behind the volume on the embedded target, None on a real one."""
         volume = await self.get(volume_id)
-        desired = self._reconciler.desired(volume)
-        return await self._local_file(desired.bdev) if desired else None
+        name = self._settler.bdev_of(volume)
+        return await self._local_file(name) if name else None
 
     # --- operations ------------------------------------------------------------------------------------------
 
@@ -168,7 +170,7 @@ class VolumeService:
         return volume
 
     async def _settle(self, volume: Volume) -> Volume:
-        settled = await self._reconciler.settle(volume)
+        settled = await self._settler.settle(volume)
         if settled is None:
             raise NotFound("volume", volume.meta.name)
         if settled.status.phase is VolumePhase.FAILED:
@@ -178,7 +180,7 @@ class VolumeService:
     async def _create(self, name: str, request: CreateVolume) -> Volume:
         existing = await self._store.get(Volume, name)
         if existing is not None and existing.meta.deleting:
-            await self._reconciler.settle(existing)
+            await self._settler.settle(existing)
             existing = None
         if existing is not None:
             if not existing.spec.csi_name:
@@ -189,7 +191,7 @@ class VolumeService:
             if existing.status.replicas:
                 return await self._settle(existing)
         else:
-            await self._reconciler.ready()  # no disk known yet is not the same as no disk
+            await self._settler.ready()  # no disk known yet is not the same as no disk
             self._refuse_unrecorded(name)
             if request.source is not None:
                 async with self._sources.opened(name, request) as complete:
@@ -223,8 +225,7 @@ class VolumeService:
 
     def _refuse_unrecorded(self, name: str) -> None:
         """Records are written first and removed last: an lvol without one is from before the database was lost."""
-        observed = self._reconciler.observed
-        if observed is not None and observed.get(name).lvol is not None:
+        if self._settler.holds_unrecorded(name):
             raise FailedPrecondition(
                 f"a pool holds data named {name} of which there is no record: they are left alone. "
                 "Restore the database, or remove that lvol if nobody needs it and restart the agent"
@@ -252,6 +253,9 @@ class VolumeService:
         )
         try:
             return await self._store.create(volume)
+        except AlreadyExists as error:
+            self._ledger.release(name)
+            raise Busy(f"volume {name} was recorded by another controller just now; repeat the call") from error
         except BaseException:
             self._ledger.release(name)
             raise
@@ -269,7 +273,7 @@ class VolumeService:
     async def _abandon(self, volume: Volume) -> None:
         current = await self._store.get(Volume, volume.meta.name)
         if current is not None:
-            await self._reconciler.settle(await self._mark_deleting(current))
+            await self._settler.settle(await self._mark_deleting(current))
 
     async def _mark_deleting(self, volume: Volume) -> Volume:
         if volume.meta.deleting:
@@ -280,10 +284,10 @@ class VolumeService:
         volume = await self._find(name)
         if volume is None:
             return
-        if volume.spec.attachments and not volume.meta.deleting:
+        if volume.spec.attachments:
             nodes = ", ".join(each.node for each in volume.spec.attachments)
             raise FailedPrecondition(f"volume {name} is published to {nodes}; unpublish it first")
-        await self._reconciler.settle(await self._mark_deleting(volume))
+        await self._settler.settle(await self._mark_deleting(volume))
 
     async def _publish(self, name: str, node: str, access_mode: AccessMode, readonly: bool) -> Volume:
         volume = await self._existing(name)
@@ -322,14 +326,14 @@ class VolumeService:
             for each in before:
                 if each not in kept:
                     self._attachments.leave(each.node, name)
-        if not await self._reconciler.shut_without_disk(volume):
-            await self._reconciler.settle(volume)
+        if not await self._settler.shut_without_disk(volume):
+            await self._settler.settle(volume)
 
     async def _expand(self, name: str, required_bytes: int, limit_bytes: int) -> Volume:
         volume = await self._existing(name)
         if volume.status.phase is VolumePhase.FAILED:
             volume = await self._settle(volume)  # refused before more room is promised to a volume without its data
-        await self._reconciler.ready()
+        await self._settler.ready()
         disk = volume.spec.placement[0].disk
         pool = self._ledger.pool(disk)
         if pool is None:

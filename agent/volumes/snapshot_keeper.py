@@ -14,6 +14,7 @@ from agent.volumes.observed import Observed
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Ledger
 from agent.volumes.seeding import drop_helper
+from agent.volumes.settling import SnapshotSettler
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.snapshots import guard_key
 
@@ -38,6 +39,8 @@ class SnapshotKeeper:
         self._reconciler = reconciler
         self._lineage = lineage
         self._operations = operations
+        self.hides = True
+        """Whether internal snapshots that have served are hidden here; in a cluster the controller does it."""
         self._backlog = Backlog("snapshot", self._look_after)
         lineage.look_after = self._backlog.add
 
@@ -96,17 +99,20 @@ class SnapshotKeeper:
         snapshot = await self._store.get(Snapshot, name)
         if snapshot is None:
             return
-        if snapshot.spec.owner and not snapshot.meta.deleting:
-            snapshot = await self._hide_if_served(snapshot)
+        if self.hides and snapshot.spec.owner and not snapshot.meta.deleting:
+            snapshot = await hide_if_served(self._store, self._operations, self._reconciler, snapshot)
         settled = await self._reconciler.settle(snapshot)
         if settled is not None and settled.status.message != snapshot.status.message and settled.status.message:
             log.info("snapshot %s: %s", name, settled.status.message)
 
-    async def _hide_if_served(self, snapshot: Snapshot) -> Snapshot:
-        """An internal snapshot is deleted once its clone is made or given up. The clone's guard keeps a new one out."""
-        async with self._operations.guard.hold(snapshot.spec.owner):
-            owner = await self._store.get(Volume, snapshot.spec.owner)
-            source = owner.spec.source if owner and not is_made(owner) else None
-            if source is not None and source.snapshot == snapshot.meta.name:
-                return snapshot
-            return await self._reconciler.hide(snapshot)
+
+async def hide_if_served(
+    store: Store, operations: Operations, settler: SnapshotSettler, snapshot: Snapshot
+) -> Snapshot:
+    """An internal snapshot is deleted once its clone is made or given up. The clone's guard keeps a new one out."""
+    async with operations.guard.hold(snapshot.spec.owner):
+        owner = await store.get(Volume, snapshot.spec.owner)
+        source = owner.spec.source if owner and not is_made(owner) else None
+        if source is not None and source.snapshot == snapshot.meta.name:
+            return snapshot
+        return await settler.hide(snapshot)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 
@@ -42,6 +42,11 @@ class SnapshotReconciler:
         self._ledger = ledger
         self._reconciler = reconciler
         self._lineage = lineage
+        self.forget: Callable[[Snapshot], Awaitable[None]] = self._delete_record
+        """Called when the data of a deleted snapshot are gone."""
+
+    async def _delete_record(self, snapshot: Snapshot) -> None:
+        await self._store.delete(Snapshot, snapshot.meta.name)
 
     async def take(self, snapshot: Snapshot, volume: Volume, quiesce: Quiesce) -> Snapshot:
         """Cut the snapshot, unless it is cut already, and record it. The caller holds the volume's guard.
@@ -72,6 +77,8 @@ class SnapshotReconciler:
             created_at=cut_at,
             lvols=(("r0", seen.uuid),),
             message="",
+            observed=snapshot.meta.generation,
+            failure=None,
         )
         return await self._store.update(replace(snapshot, status=status))
 
@@ -90,7 +97,7 @@ class SnapshotReconciler:
         if snapshot.meta.deleting:
             reason = await self._remove(snapshot)
             if not reason:
-                await self._store.delete(Snapshot, snapshot.meta.name)
+                await self.forget(snapshot)
                 self._ledger.release(snapshot.meta.name)
                 self._lineage.forget(snapshot)
                 return None
@@ -100,6 +107,7 @@ class SnapshotReconciler:
         else:
             await self.ready(snapshot)
             status = _judged(snapshot, await self.read(snapshot))
+        status = replace(status, observed=snapshot.meta.generation, failure=None)
         if status == snapshot.status:
             return snapshot
         return await self._store.update(replace(snapshot, status=status))

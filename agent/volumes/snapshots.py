@@ -21,7 +21,8 @@ from agent.store.interface import Store
 from agent.volumes.lineage import Lineage, is_visible
 from agent.volumes.names import clone_name, is_snapshot_id, snapshot_id
 from agent.volumes.operations import Operations
-from agent.volumes.snapshot_reconcile import Quiesce, SnapshotReconciler
+from agent.volumes.settling import SnapshotSettler
+from agent.volumes.snapshot_reconcile import Quiesce
 from agent.volumes.snapshot_records import SnapshotRecords
 
 _KEY_LENGTH = len(snapshot_id(""))
@@ -34,14 +35,14 @@ class SnapshotService:
         self,
         store: Store,
         records: SnapshotRecords,
-        reconciler: SnapshotReconciler,
+        settler: SnapshotSettler,
         lineage: Lineage,
         operations: Operations,
         quiesce: Quiesce,
     ) -> None:
         self._store = store
         self._records = records
-        self._reconciler = reconciler
+        self._settler = settler
         self._lineage = lineage
         self._operations = operations
         self._quiesce = quiesce
@@ -114,12 +115,12 @@ class SnapshotService:
 
     async def _take(self, snapshot: Snapshot, volume: Volume) -> Snapshot:
         try:
-            return await self._reconciler.take(snapshot, volume, self._quiesce)
+            return await self._settler.take(snapshot, volume, self._quiesce)
         except (Unavailable, DeadlineExceeded):
             raise  # it may have been cut: the record stays for the call that is repeated
         except QuarryError:
             # A final answer means that nothing is left behind.
-            await self._reconciler.settle(await self._reconciler.hide(snapshot))
+            await self._settler.settle(await self._settler.hide(snapshot))
             raise
 
     async def _delete(self, name: str) -> None:
@@ -130,9 +131,9 @@ class SnapshotService:
             raise InvalidArgument(
                 "snapshot_id", f"{name} is of group {snapshot.spec.group}", "delete it with DeleteVolumeGroupSnapshot"
             )
-        snapshot = await self._reconciler.hide(snapshot)
+        snapshot = await self._settler.hide(snapshot)
         try:
-            await self._reconciler.settle(snapshot)
+            await self._settler.settle(snapshot)
         except Busy:
             self._lineage.stir(name)  # a clone of it is being changed: hidden it is, and it goes a little later
 

@@ -93,6 +93,11 @@ class KubernetesStore:
                 raise outcome
 
     @property
+    def connection(self) -> Connection:
+        """For what is no resource of ours: Leases, Nodes."""
+        return self._connection
+
+    @property
     def requests(self) -> int:
         """Requests sent to the API so far."""
         return self._connection.sent

@@ -72,6 +72,7 @@ def read(kind: str, item: Mapping[str, Any]) -> Held:
         version=int(metadata["resourceVersion"]),
         created_at=times.from_text(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else 0.0,
         deleting="deletionTimestamp" in metadata,
+        generation=int(metadata.get("generation", 0)),
     )
     of = KINDS[kind].type
     lost: list[str] = []

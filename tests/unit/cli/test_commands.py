@@ -19,7 +19,21 @@ def quarry(*args: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["standalone", "target", "nodes", "disks", "volumes", "snapshots", "doctor", "probe", "demo", "version"]
+    "command",
+    [
+        "standalone",
+        "node",
+        "controller",
+        "target",
+        "nodes",
+        "disks",
+        "volumes",
+        "snapshots",
+        "doctor",
+        "probe",
+        "demo",
+        "version",
+    ],
 )
 def test_help_of_every_command_lists_its_options(command: str) -> None:
     assert command in quarry("--help").stdout

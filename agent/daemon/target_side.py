@@ -1,4 +1,4 @@
-"""The composition root: builds the parts for a role, starts them in order, stops them in the reverse order."""
+"""The side of a machine that has a target: its disks, pools and volumes, the same for every role that has one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ import logging
 import os
 import signal
 import time
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from agent.config import PoolSettings, Settings
-from agent.csi.server import CsiServer, build_server
-from agent.diag.endpoint import serve
-from agent.diag.parts import Parts
 from agent.disks import files
 from agent.disks.binder import FOLDER, Binder, away
 from agent.disks.candidates import Candidates
@@ -26,20 +22,17 @@ from agent.disks.inventory import Inventory
 from agent.disks.machine import Machine
 from agent.disks.watch import Watch
 from agent.errors import FailedPrecondition
-from agent.host import locks, ublk
-from agent.model import Disk, DiskPhase, Frontend, Meta, StorageNode, StorageNodeStatus, TargetState
+from agent.host import locks
+from agent.model import Disk, DiskPhase, Frontend, StorageNode, TargetState
 from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
-from agent.store.local import LocalStore, open_local
+from agent.store.interface import Store
 from agent.volumes import access
-from agent.volumes.adoption import Adoption
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.disk_keeper import DiskKeeper
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
-from agent.volumes.group_keeper import GroupKeeper
-from agent.volumes.groups import GroupService
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.health_keeper import HealthKeeper, ways_to_ask
 from agent.volumes.io_errors import IoErrors
@@ -51,12 +44,7 @@ from agent.volumes.placement import Ledger
 from agent.volumes.plan import Listener
 from agent.volumes.pools import Pools
 from agent.volumes.reconcile import Reconciler
-from agent.volumes.service import VolumeService
-from agent.volumes.snapshot_keeper import SnapshotKeeper
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
-from agent.volumes.snapshot_records import SnapshotRecords
-from agent.volumes.snapshots import SnapshotService
-from agent.volumes.sources import Sources
 from agent.volumes.space import Thresholds
 from agent.volumes.stillness import Stillness
 from agent.volumes.ublk import UblkFrontend
@@ -68,16 +56,10 @@ STOP_GRACE_S = 10.0
 """How long calls in flight may take to end at shutdown."""
 
 
-class Standalone:
-    """Node and controller of one machine in one process, over the local store.
-
-    `async with Standalone(settings) as node:` starts and stops it; `wait_ready` waits for the target.
-    """
+class TargetSide:
+    """Starts and stops the parts in order; what they are besides the target's is the role's to say."""
 
     rpc: Client
-    volumes: VolumeService
-    snapshots: SnapshotService
-    groups: GroupService
     keeper: TargetKeeper
     node: NodeVolumes
 
@@ -106,13 +88,20 @@ class Standalone:
             raise
 
     async def _start(self) -> None:
+        raise NotImplementedError
+
+    async def _local_path(self, volume: str) -> Path | None:
+        """The file behind a volume on the embedded target, None on a real one."""
+        raise NotImplementedError
+
+    def _hold_folder(self) -> None:
+        """Keep other agents off the state folder."""
+        make_private(self.settings.state_dir)
+        self._closers.callback(os.close, _lock(self.settings.state_dir / "agent.lock"))
+
+    async def _build_target_side(self, store: Store) -> Core:
+        """Everything between the target and the store."""
         settings = self.settings
-        _make_private(settings.state_dir)
-        self._closers.callback(os.close, _lock(settings.state_dir / "agent.lock"))
-        store = await open_local(settings.state_dir / "quarry.db")
-        self._closers.push_async_callback(store.close)
-        node = await self._register_node(store)
-        await self._register_disks(store)
         self.rpc = Client(
             await self._target_socket(),
             call_timeout_s=settings.rpc.call_timeout_s,
@@ -120,62 +109,29 @@ class Standalone:
             reconnect_max_s=settings.rpc.reconnect_max_s,
         )
         self._closers.push_async_callback(self.rpc.close)
-        ledger, guard = _ledger(settings.pool), VolumeGuard()
+        book, guard = ledger(settings.pool), VolumeGuard()
         listener = Listener(settings.nvmf_address, settings.nvmf_port)
         lineage, operations = Lineage(), Operations(guard)
-        reconciler = Reconciler(self.rpc, store, ledger, settings.node_name, listener, lineage)
+        reconciler = Reconciler(self.rpc, store, book, settings.node_name, listener, lineage)
         records = DiskRecords(store, settings.node_name)
         ways, follower = self._ways_to_disks(records)
-        pools = Pools(self.rpc, records, ledger, settings.zone, settings.pool, ways)
-        self.keeper = TargetKeeper(self.rpc, store, settings, pools, ledger, reconciler, guard)
+        pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways)
+        self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
-        adoption = Adoption(self.rpc, store, records, ledger, reconciler, lineage, guard)
-        adoption.settle_soon = self.keeper.settle_soon
-        self.keeper.companions.append(adoption)
-        frontends = self._frontends(node, reconciler)
-        sources = self._snapshot_side(store, ledger, reconciler, lineage, operations, frontends)
-        self.volumes = VolumeService(
-            store, ledger, reconciler, operations, lambda: self.keeper.state, self._local_file, sources
-        )
-        self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
-        self._closers.push_async_callback(self.keeper.stop)
-        self.node = NodeVolumes(
-            settings.node_name, settings.mount_roots, frontends, self._notes, settings.snapshot.freeze_timeout_s
-        )
-        self.keeper.recover_device = self.node.recover
-        await self.keeper.start()
-        await self.rpc.start()
-        server = build_server(self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
-        self._closers.push_async_callback(server.stop, STOP_GRACE_S)
-        self._closers.push_async_callback(_end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
-        await self._serve_http(store, server, ledger, lineage)
-        await self.volumes.start()
-        await self.node.release_leftovers(await self.volumes.list())
-        await server.start()
-        log.info("serving CSI on %s for node %s", settings.csi_endpoint, settings.node_name)
+        cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage)
+        return Core(store, book, lineage, operations, reconciler, cutter, records)
 
-    async def _serve_http(self, store: LocalStore, server: CsiServer, ledger: Ledger, lineage: Lineage) -> None:
-        """Health, metrics and resources (agent.diag)."""
+    def _stillness(self, frontends: dict[Frontend, FrontendDriver]) -> Stillness:
         settings = self.settings
-        endpoint = await serve(
-            settings,
-            Parts(
-                role="standalone",
-                node=settings.node_name,
-                store=store,
-                store_writes=store.writes,
-                calls=server.calls,
-                is_serving=lambda: server.is_serving,
-                rpc=self.rpc,
-                keeper=self.keeper,
-                ledger=ledger,
-                lineage=lineage,
-                conditions=self.volumes.conditions,
-            ),
+        return Stillness(
+            self.rpc,
+            Listener(settings.nvmf_address, settings.nvmf_port),
+            lambda volume: self.node.frozen(volume),
+            frontends,
+            self._local_path,
+            settings.snapshot.freeze_timeout_s,
         )
-        if endpoint is not None:
-            self._closers.push_async_callback(endpoint.stop)
 
     async def stop(self) -> None:
         """Stop serving, let operations end, close everything. Volumes in use stay mounted."""
@@ -209,48 +165,19 @@ class Standalone:
         binder = Binder(settings.state_dir / FOLDER, watch.inventory)
         watch.inventory.away = lambda: away(binder.bindings())
         recovery = Recovery(binder, watch.discovered)
-        self._closers.push_async_callback(_end, asyncio.create_task(recovery.run(), name="bindings"))
+        self._closers.push_async_callback(end, asyncio.create_task(recovery.run(), name="bindings"))
         kernel = KernelAccess(self.rpc, watch, embedded=embedded)
         userspace = UserspaceAccess(self.rpc, binder, recovery.done, embedded=embedded)
         self._closers.callback(kernel.close)
         return {**ways, access.KERNEL: kernel, access.USERSPACE: userspace}, _Disks(watch, recovery)
 
-    def _keep_disks(self, store: LocalStore, records: DiskRecords, found: _Disks, pools: Pools) -> None:
+    def _keep_disks(self, store: Store, records: DiskRecords, found: _Disks, pools: Pools) -> None:
         disks = DiskKeeper(store, records, found.watch, pools, self.settings.disks)
         disks.prepared = found.recovery.done
         disks.is_ready = lambda: self.keeper.state is TargetState.READY
         disks.audit_soon = self.keeper.audit_soon
         health = HealthKeeper(records, pools, ways_to_ask(self.rpc), self.settings.disks.health_interval_s)
         self.keeper.companions += [disks, IoErrors(self.rpc, records, pools, disks.is_ready), health]
-
-    def _snapshot_side(
-        self,
-        store: LocalStore,
-        ledger: Ledger,
-        reconciler: Reconciler,
-        lineage: Lineage,
-        operations: Operations,
-        frontends: dict[Frontend, FrontendDriver],
-    ) -> Sources:
-        """Snapshots and groups of them; returns what volumes are made of."""
-        settings = self.settings
-        still = Stillness(
-            self.rpc,
-            Listener(settings.nvmf_address, settings.nvmf_port),
-            lambda volume: self.node.frozen(volume),
-            frontends,
-            lambda volume: self.volumes.local_path(volume),
-            settings.snapshot.freeze_timeout_s,
-        )
-        cutter = SnapshotReconciler(self.rpc, store, ledger, reconciler, lineage)
-        records = SnapshotRecords(store, ledger, lineage)
-        self.snapshots = SnapshotService(store, records, cutter, lineage, operations, still.of)
-        self.groups = GroupService(store, records, cutter, lineage, operations, still)
-        self.keeper.companions += [
-            GroupKeeper(store, self.groups),
-            SnapshotKeeper(self.rpc, store, ledger, cutter, lineage, operations),
-        ]
-        return Sources(store, ledger, self.snapshots, records, lineage)
 
     @property
     def _notes(self) -> Path:
@@ -262,7 +189,7 @@ class Standalone:
         return {
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
             Frontend.UBLK: served_here,
-            Frontend.LOOP: LoopFrontend(lambda volume: self.volumes.local_path(volume), self._notes / "loop"),
+            Frontend.LOOP: LoopFrontend(self._local_path, self._notes / "loop"),
         }
 
     async def _target_socket(self) -> Path:
@@ -281,37 +208,14 @@ class Standalone:
         part = found.driver_specific.embedded if found else None
         return Path(part.file) if part else None
 
-    async def _register_node(self, store: LocalStore) -> StorageNode:
-        """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
-        settings = self.settings
-        known = await store.get(StorageNode, settings.node_name)
-        others = [each.meta.name for each in await store.list(StorageNode) if each.meta.name != settings.node_name]
-        if others:
-            # Volumes and disks are recorded as this other node's: under a new name none of them would be served.
-            raise FailedPrecondition(
-                f"the state folder {settings.state_dir} is that of node {others[0]}, not of {settings.node_name}: "
-                f"give --node-name {others[0]}, or another --state-dir"
-            )
-        host_nqn = known.status.host_nqn if known else f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
-        status = StorageNodeStatus(
-            addresses=(settings.nvmf_address,),
-            zone=settings.zone,
-            host_nqn=host_nqn,
-            max_volumes=settings.max_volumes_per_node,
-            frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
-            target_state=TargetState.UNKNOWN,
-            last_heartbeat=time.time(),
-        )
-        if known is None:
-            return await store.create(StorageNode(Meta(settings.node_name, created_at=time.time()), status=status))
-        return await store.update(replace(known, status=status))
-
-    async def _register_disks(self, store: LocalStore) -> None:
+    async def _register_disks(self, store: Store) -> None:
         """A Disk for every file disk. One that is gone stays known, as missing: volumes may be on it."""
         settings = self.settings
         present = set[str]()
         for file_disk in settings.file_disks:
             known = await store.get(Disk, files.disk_id(file_disk.path))
+            if known is not None and known.status.node != settings.node_name:
+                raise FailedPrecondition(f"{file_disk.path} is a disk of node {known.status.node}: name another file")
             if known is not None and known.status.pool.uuid and not file_disk.path.exists():
                 # An empty file in its place would look like the disk, without the volumes.
                 continue
@@ -326,10 +230,23 @@ class Standalone:
             status = replace(disk.status, phase=phase, pool=known.status.pool)
             await store.update(replace(known, spec=disk.spec, status=status))
         for known in await store.list(Disk):
-            if known.meta.name not in present and access.kind(known) == access.FILE:
+            mine = known.status.node == settings.node_name
+            if mine and known.meta.name not in present and access.kind(known) == access.FILE:
                 log.error("disk %s (%s) is missing or no longer configured", known.meta.name, known.status.path)
                 status = replace(known.status, phase=DiskPhase.MISSING, message="the file is gone or not configured")
                 await store.update(replace(known, spec=replace(known.spec, claimed=False), status=status))
+
+
+class Core(NamedTuple):
+    """What the parts of a role are made of."""
+
+    store: Store
+    ledger: Ledger
+    lineage: Lineage
+    operations: Operations
+    reconciler: Reconciler
+    cutter: SnapshotReconciler
+    records: DiskRecords
 
 
 class _Disks(NamedTuple):
@@ -339,16 +256,16 @@ class _Disks(NamedTuple):
     recovery: Recovery
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _ledger(pool: PoolSettings) -> Ledger:
+def ledger(pool: PoolSettings) -> Ledger:
     return Ledger(pool.overprovision_ratio, Thresholds(pool.warning_percent / 100, pool.reserve_percent / 100))
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

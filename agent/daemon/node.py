@@ -1,0 +1,189 @@
+"""`quarry node`: the agent of one node of a cluster. It settles what is placed here and attaches what is used here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from agent.config import Settings
+from agent.csi.server import CsiServer, build_node_server
+from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, either, lease_namespace, stop_event
+from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
+from agent.diag.endpoint import serve
+from agent.diag.parts import Parts
+from agent.errors import Conflict, FailedPrecondition, QuarryError
+from agent.host import ublk
+from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState, Volume
+from agent.store.interface import Store
+from agent.store.kubernetes.leases import Holder, Leases, node_labels
+from agent.store.kubernetes.store import open_kubernetes
+from agent.volumes.changes import Changes
+from agent.volumes.node import NodeVolumes
+from agent.volumes.node_view import NodeView
+from agent.volumes.placed_here import PlacedHere
+from agent.volumes.settling_here import SettlingHere
+from agent.volumes.snapshot_keeper import SnapshotKeeper
+
+log = logging.getLogger(__name__)
+
+_ZONE_LABEL = "topology.kubernetes.io/zone"
+_TOLD_EVERY_S = 1.0
+
+
+class NodeAgent(TargetSide):
+    """The agent of `settings.node_name`; a second one with that name is refused."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._core: Core | None = None
+
+    async def run_until_signal(self) -> None:
+        """Run until SIGTERM or SIGINT. Raises FailedPrecondition when another agent has this node's name."""
+        stopping = stop_event()
+        async with self:
+            await either(stopping, asyncio.create_task(self._lose_heartbeat(), name="heartbeat-lost"))
+            log.info("stopping")
+
+    async def _start(self) -> None:
+        self._hold_folder()
+        store = await open_kubernetes(self.settings.kubeconfig)
+        self._closers.push_async_callback(store.close)
+        leases = Leases(store.connection, lease_namespace(self.settings))
+        await self._hold_name(leases)
+        zone = self.settings.zone or (await node_labels(store.connection, self.settings.node_name)).get(_ZONE_LABEL, "")
+        self.settings = self.settings.model_copy(update={"zone": zone})
+        here = PlacedHere(store, self.settings.node_name)
+        this = await self._register_node(store)
+        await self._register_disks(here)
+        core = self._core = await self._build_target_side(here)
+        server = self._build_services(store, core, this)
+        settling = self._build_settling(here, core)
+        await self.keeper.start()
+        await self.rpc.start()
+        settling.start()
+        self._closers.push_async_callback(settling.stop)
+        telling = asyncio.create_task(self._tell_target_state(store), name="target-state")
+        self._closers.push_async_callback(end, telling)
+        self._closers.push_async_callback(server.stop, STOP_GRACE_S)
+        self._closers.push_async_callback(end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
+        await self._serve_http(store, core, server)
+        await self.node.release_leftovers(await store.list(Volume))
+        await server.start()
+        log.info("serving CSI on %s for node %s", self.settings.csi_endpoint, self.settings.node_name)
+
+    def _build_services(self, store: Store, core: Core, this: StorageNode) -> CsiServer:
+        settings = self.settings
+        self._attachable = self._frontends(this, core.reconciler)
+        self.node = NodeVolumes(
+            settings.node_name, settings.mount_roots, self._attachable, self._notes, settings.snapshot.freeze_timeout_s
+        )
+        self.keeper.recover_device = self._recover_device
+        changes = Changes(store, Volume)
+        changes.start()
+        self._closers.push_async_callback(changes.stop)
+        view = NodeView(store, settings.node_name, core.ledger, changes, lambda: self.keeper.state)
+        return build_node_server(view, view, self.node, this, settings.csi_endpoint)
+
+    def _build_settling(self, here: PlacedHere, core: Core) -> SettlingHere:
+        snapshots = SnapshotKeeper(self.rpc, here, core.ledger, core.cutter, core.lineage, core.operations)
+        snapshots.hides = False
+        self.keeper.companions.append(snapshots)
+        still = self._stillness(self._attachable)
+        settling = SettlingHere(
+            here, core.ledger, core.lineage, core.operations, core.reconciler, core.cutter, still.of
+        )
+        self._closers.push_async_callback(core.operations.drain, STOP_GRACE_S)
+        self._closers.push_async_callback(self.keeper.stop)
+        return settling
+
+    async def _recover_device(self, volume: Volume) -> None:
+        await self.node.recover(volume)
+
+    async def _local_path(self, volume: str) -> Path | None:
+        found = await self._core.store.get(Volume, volume) if self._core else None
+        name = self._core.reconciler.bdev_of(found) if self._core and found else ""
+        return await self._local_file(name) if name else None
+
+    # --- who this is ---
+
+    async def _hold_name(self, leases: Leases) -> None:
+        """Keep other agents off the node's name. One on the same state folder takes its own Lease again at once."""
+        name = self.settings.node_name
+        identity = f"{name}/{await asyncio.to_thread(_own_id, self.settings.state_dir / 'identity')}"
+        self._name = Holder(leases, HEARTBEAT + name, identity, lease_s=HEARTBEAT_S, renew_s=RENEW_S)
+        await self._name.acquire(refuse_renewed=True)
+        self._closers.push_async_callback(self._name.release)
+        self._beating = asyncio.create_task(self._name.keep(for_ever=True), name="heartbeat")
+        self._closers.push_async_callback(end, self._beating)
+
+    async def _lose_heartbeat(self) -> None:
+        await asyncio.shield(self._beating)
+        raise FailedPrecondition(
+            f"another agent has taken the name {self.settings.node_name}: this one ends. Give each node its own name"
+        )
+
+    async def _register_node(self, store: Store) -> StorageNode:
+        """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
+        settings = self.settings
+        while True:
+            known = await store.get(StorageNode, settings.node_name)
+            host_nqn = known.status.host_nqn if known else ""
+            status = StorageNodeStatus(
+                addresses=(settings.nvmf_address,),
+                zone=settings.zone,
+                host_nqn=host_nqn or f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}",
+                max_volumes=settings.max_volumes_per_node,
+                frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
+                target_state=TargetState.STARTING,
+                last_heartbeat=time.time(),
+            )
+            try:
+                if known is None:
+                    return await store.create(StorageNode(Meta(settings.node_name), status=status))
+                return await store.update(replace(known, status=status))
+            except Conflict:
+                continue
+
+    async def _tell_target_state(self, store: Store) -> None:
+        """Write down how the target is when that changes: nothing is placed where it does not serve."""
+        while True:
+            await asyncio.sleep(_TOLD_EVERY_S)
+            try:
+                known = await store.get(StorageNode, self.settings.node_name)
+                if known is None:
+                    await self._register_node(store)
+                    continue
+                told = replace(known.status, target_state=self.keeper.state, target_version=self.keeper.version)
+                if told != known.status:
+                    await store.update(replace(known, status=replace(told, last_heartbeat=time.time())))
+            except QuarryError as error:
+                log.info("the state of the target could not be told: %s", error)
+
+    async def _serve_http(self, store: Store, core: Core, server: CsiServer) -> None:
+        parts = Parts(
+            role="node",
+            node=self.settings.node_name,
+            store=store,
+            calls=server.calls,
+            is_serving=lambda: server.is_serving,
+            rpc=self.rpc,
+            keeper=self.keeper,
+            ledger=core.ledger,
+            lineage=core.lineage,
+        )
+        endpoint = await serve(self.settings, parts)
+        if endpoint is not None:
+            self._closers.push_async_callback(endpoint.stop)
+
+
+def _own_id(file: Path) -> str:
+    """What this state folder is told from others by, made once."""
+    if not file.exists():
+        made = file.with_suffix(".new")
+        made.write_text(f"{uuid.uuid4()}\n")
+        made.replace(file)
+    return file.read_text().strip()

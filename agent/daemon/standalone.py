@@ -1,0 +1,141 @@
+"""`quarry standalone`: node and controller of one machine in one process, over the local store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from agent.csi.server import CsiServer, build_server
+from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
+from agent.diag.endpoint import serve
+from agent.diag.parts import Parts
+from agent.errors import FailedPrecondition
+from agent.host import ublk
+from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState
+from agent.store.local import LocalStore, open_local
+from agent.volumes.adoption import Adoption
+from agent.volumes.frontends import FrontendDriver
+from agent.volumes.group_keeper import GroupKeeper
+from agent.volumes.groups import GroupService
+from agent.volumes.lineage import Lineage
+from agent.volumes.node import NodeVolumes
+from agent.volumes.placement import Ledger
+from agent.volumes.service import VolumeService
+from agent.volumes.snapshot_keeper import SnapshotKeeper
+from agent.volumes.snapshot_records import SnapshotRecords
+from agent.volumes.snapshots import SnapshotService
+from agent.volumes.sources import Sources
+
+log = logging.getLogger(__name__)
+
+
+class Standalone(TargetSide):
+    """Node and controller of one machine in one process, over the local store.
+
+    `async with Standalone(settings) as node:` starts and stops it; `wait_ready` waits for the target.
+    """
+
+    volumes: VolumeService
+    snapshots: SnapshotService
+    groups: GroupService
+
+    async def _start(self) -> None:
+        settings = self.settings
+        self._hold_folder()
+        store = await open_local(settings.state_dir / "quarry.db")
+        self._closers.push_async_callback(store.close)
+        node = await self._register_node(store)
+        await self._register_disks(store)
+        core = await self._build_target_side(store)
+        lineage, operations, reconciler = core.lineage, core.operations, core.reconciler
+        adoption = Adoption(self.rpc, store, core.records, core.ledger, reconciler, lineage, operations.guard)
+        adoption.settle_soon = self.keeper.settle_soon
+        self.keeper.companions.append(adoption)
+        frontends = self._frontends(node, reconciler)
+        sources = self._snapshot_side(core, frontends)
+        self.volumes = VolumeService(
+            store, core.ledger, reconciler, operations, lambda: self.keeper.state, self._local_file, sources
+        )
+        self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
+        self._closers.push_async_callback(self.keeper.stop)
+        self.node = NodeVolumes(
+            settings.node_name, settings.mount_roots, frontends, self._notes, settings.snapshot.freeze_timeout_s
+        )
+        self.keeper.recover_device = self.node.recover
+        await self.keeper.start()
+        await self.rpc.start()
+        server = build_server(self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
+        self._closers.push_async_callback(server.stop, STOP_GRACE_S)
+        self._closers.push_async_callback(end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
+        await self._serve_http(store, server, core.ledger, lineage)
+        await self.volumes.start()
+        await self.node.release_leftovers(await self.volumes.list())
+        await server.start()
+        log.info("serving CSI on %s for node %s", settings.csi_endpoint, settings.node_name)
+
+    async def _local_path(self, volume: str) -> Path | None:
+        return await self.volumes.local_path(volume)
+
+    def _snapshot_side(self, core: Core, frontends: dict[Frontend, FrontendDriver]) -> Sources:
+        """Snapshots and groups of them; returns what volumes are made of."""
+        store, book, lineage, operations, cutter = core.store, core.ledger, core.lineage, core.operations, core.cutter
+        still = self._stillness(frontends)
+        records = SnapshotRecords(store, book, lineage)
+        self.snapshots = SnapshotService(store, records, cutter, lineage, operations, still.of)
+        self.groups = GroupService(store, records, cutter, lineage, operations, still)
+        self.keeper.companions += [
+            GroupKeeper(store, self.groups),
+            SnapshotKeeper(self.rpc, store, book, cutter, lineage, operations),
+        ]
+        return Sources(store, book, self.snapshots, records, lineage)
+
+    async def _serve_http(self, store: LocalStore, server: CsiServer, ledger: Ledger, lineage: Lineage) -> None:
+        """Health, metrics and resources (agent.diag)."""
+        settings = self.settings
+        endpoint = await serve(
+            settings,
+            Parts(
+                role="standalone",
+                node=settings.node_name,
+                store=store,
+                store_writes=store.writes,
+                calls=server.calls,
+                is_serving=lambda: server.is_serving,
+                rpc=self.rpc,
+                keeper=self.keeper,
+                ledger=ledger,
+                lineage=lineage,
+                conditions=self.volumes.conditions,
+            ),
+        )
+        if endpoint is not None:
+            self._closers.push_async_callback(endpoint.stop)
+
+    async def _register_node(self, store: LocalStore) -> StorageNode:
+        """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
+        settings = self.settings
+        known = await store.get(StorageNode, settings.node_name)
+        others = [each.meta.name for each in await store.list(StorageNode) if each.meta.name != settings.node_name]
+        if others:
+            # Volumes and disks are recorded as this other node's: under a new name none of them would be served.
+            raise FailedPrecondition(
+                f"the state folder {settings.state_dir} is that of node {others[0]}, not of {settings.node_name}: "
+                f"give --node-name {others[0]}, or another --state-dir"
+            )
+        host_nqn = known.status.host_nqn if known else f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
+        status = StorageNodeStatus(
+            addresses=(settings.nvmf_address,),
+            zone=settings.zone,
+            host_nqn=host_nqn,
+            max_volumes=settings.max_volumes_per_node,
+            frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
+            target_state=TargetState.UNKNOWN,
+            last_heartbeat=time.time(),
+        )
+        if known is None:
+            return await store.create(StorageNode(Meta(settings.node_name, created_at=time.time()), status=status))
+        return await store.update(replace(known, status=status))

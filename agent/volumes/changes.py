@@ -1,0 +1,153 @@
+"""Following one kind of resource: everybody who waits for a change of one of them is told by a single watch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic
+
+from agent.errors import QuarryError
+from agent.store.interface import EventType, R, Store
+
+log = logging.getLogger(__name__)
+
+RESTART_S = 1.0
+RETRY_MIN_S, RETRY_MAX_S = 0.2, 10.0
+
+
+class Changes(Generic[R]):
+    """`on_change` is called with the name of each that there is at `start`, and of each that changes or goes."""
+
+    def __init__(self, store: Store, kind: type[R], on_change: Callable[[str], None] = lambda name: None) -> None:
+        self._store = store
+        self._kind: type[R] = kind
+        self._on_change = on_change
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._known: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"follow-{self._kind.__name__}")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def until(self, name: str, done: Callable[[R | None], bool], deadline: float) -> bool:
+        """Returns true once `done` of the resource (None: there is none), false at `deadline` (time.monotonic)."""
+        changed = asyncio.Event()
+        self._waiting.setdefault(name, set()).add(changed)
+        try:
+            while True:
+                changed.clear()
+                if done(await self._store.get(self._kind, name)):
+                    return True
+                try:
+                    async with asyncio.timeout(deadline - time.monotonic()):
+                        await changed.wait()
+                except TimeoutError:
+                    return False
+        finally:
+            waiting = self._waiting[name]
+            waiting.discard(changed)
+            if not waiting:
+                del self._waiting[name]
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._follow()
+            except QuarryError as error:
+                log.warning("following %s is begun again: %s", self._kind.__name__, error)
+            except Exception:  # the outermost loop: a defect must not leave everybody waiting
+                log.exception("following %s is begun again", self._kind.__name__)
+            await asyncio.sleep(RESTART_S)
+
+    async def _follow(self) -> None:
+        events = self._store.watch(self._kind)
+        await self._look_at_all()
+        async for event in events:
+            if event.resource is None:
+                await self._look_at_all()
+                continue
+            name = event.resource.meta.name
+            if event.type is EventType.DELETED:
+                self._known.discard(name)
+            else:
+                self._known.add(name)
+            self._tell(name)
+
+    async def _look_at_all(self) -> None:
+        before, self._known = self._known, {each.meta.name for each in await self._store.list(self._kind)}
+        for name in before | self._known:
+            self._tell(name)
+
+    def _tell(self, name: str) -> None:
+        for each in self._waiting.get(name, ()):
+            each.set()
+        self._on_change(name)
+
+
+class Work:
+    """Runs `handle` for names that are stirred, each in a task of its own, again after growing pauses when it raises.
+
+    A QuarryError says that it is not done; `handle` is to do nothing when nothing is to be done.
+    """
+
+    def __init__(self, what: str, handle: Callable[[str], Awaitable[None]], parallel: int = 64) -> None:
+        self._what = what
+        self._handle = handle
+        self._slots = asyncio.Semaphore(parallel)
+        self._stirred: dict[str, asyncio.Event] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def stop(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stir(self, name: str) -> None:
+        """Have `name` looked at, now."""
+        event = self._stirred.get(name)
+        if event is None:
+            self._stirred[name] = asyncio.Event()
+            task = asyncio.create_task(self._until_done(name), name=f"{self._what}-{name}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            event.set()
+
+    async def _until_done(self, name: str) -> None:
+        stirred, delay = self._stirred[name], RETRY_MIN_S
+        try:
+            while True:
+                stirred.clear()
+                if await self._is_done(name):
+                    if not stirred.is_set():
+                        return
+                    delay = RETRY_MIN_S
+                    continue
+                try:
+                    async with asyncio.timeout(delay):
+                        await stirred.wait()
+                    delay = RETRY_MIN_S
+                except TimeoutError:
+                    delay = min(2 * delay, RETRY_MAX_S)
+        finally:
+            del self._stirred[name]
+
+    async def _is_done(self, name: str) -> bool:
+        try:
+            async with self._slots:
+                await self._handle(name)
+        except QuarryError as error:
+            log.debug("%s %s has to wait: %s", self._what, name, error)
+            return False
+        except Exception:  # the outermost loop: a defect must not end it for all time
+            log.exception("%s %s could not be looked after", self._what, name)
+            return False
+        return True

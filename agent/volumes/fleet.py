@@ -1,0 +1,181 @@
+"""What the controller knows of all nodes: pools to place volumes on, what weighs on them, who waits for what.
+
+Kept up to date by watches, from the start of a term as leader to its end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from agent.model import Disk, DiskPhase, Snapshot, StorageNode, TargetState, Volume
+from agent.store.interface import Store
+from agent.volumes.changes import Changes, Work
+from agent.volumes.disk_records import takes_new_volumes
+from agent.volumes.lineage import Lineage
+from agent.volumes.operations import Operations
+from agent.volumes.placement import Ledger, Pool
+from agent.volumes.settling import SnapshotSettler
+from agent.volumes.settling_here import is_data_gone
+from agent.volumes.snapshot_keeper import hide_if_served
+from agent.volumes.snapshots import guard_key
+
+log = logging.getLogger(__name__)
+
+
+class Fleet:
+    """`is_alive` tells whether a node gives signs of life."""
+
+    def __init__(
+        self, store: Store, ledger: Ledger, lineage: Lineage, operations: Operations, is_alive: Callable[[str], bool]
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._lineage = lineage
+        self._operations = operations
+        self._is_alive = is_alive
+        self._disk_work = Work("disk", self._count_disk)
+        self._node_work = Work("node", self._count_node)
+        self._volume_work = Work("volume", self._count_volume)
+        self._snapshot_work = Work("snapshot", self._count_snapshot)
+        self._hiding = Work("internal snapshot", self._hide_if_served)
+        self.volumes = Changes(store, Volume, self._volume_work.stir)
+        self.snapshots = Changes(store, Snapshot, self._snapshot_work.stir)
+        self._disks = Changes(store, Disk, self._disk_work.stir)
+        self._nodes = Changes(store, StorageNode, self._node_work.stir)
+        self._pools: dict[str, tuple[Pool, int]] = {}
+        """What was counted of each disk, and the point in the order of reservations when that was recorded."""
+        self._targets: dict[str, TargetState] = {}
+        self.settler: SnapshotSettler | None = None
+
+    async def start(self) -> None:
+        """Count what is stored, then follow it."""
+        snapshots, volumes = await self._store.list(Snapshot), await self._store.list(Volume)
+        self._lineage.load(snapshots, volumes)
+        for volume in volumes:
+            self._weigh_volume(volume)
+        for snapshot in snapshots:
+            self._weigh_snapshot(snapshot)
+        for disk in await self._store.list(Disk):
+            await self._count_disk(disk.meta.name)
+        self._lineage.look_after = self._look_after
+        for each in (self.volumes, self.snapshots, self._disks, self._nodes):
+            each.start()
+        self._lineage.stir()
+
+    async def stop(self) -> None:
+        for each in (self.volumes, self.snapshots, self._disks, self._nodes):
+            await each.stop()
+        for work in (self._disk_work, self._node_work, self._volume_work, self._snapshot_work, self._hiding):
+            await work.stop()
+
+    def nodes_changed(self) -> None:
+        """Some give signs of life again, or no more."""
+        for disk in list(self._pools):
+            self._disk_work.stir(disk)
+
+    def excuse(self, node: str) -> str:
+        """Why a node may be silent; empty: no reason is known."""
+        return "" if self._is_alive(node) else f"the agent of node {node} gives no sign of life"
+
+    def target_of(self, volume: Volume) -> TargetState:
+        """State of the target that has the volume's data, as its node told last."""
+        node = volume.spec.placement[0].node if volume.spec.placement else ""
+        return self._targets.get(node, TargetState.UNKNOWN) if self._is_alive(node) else TargetState.UNREACHABLE
+
+    # --- counting ---
+
+    async def _count_node(self, name: str) -> None:
+        node = await self._store.get(StorageNode, name)
+        if node is not None:
+            self._targets[name] = node.status.target_state
+        for disk in await self._store.list(Disk):
+            if disk.status.node == name:
+                await self._count_disk(disk.meta.name)
+
+    async def _count_disk(self, name: str) -> None:
+        disk = await self._store.get(Disk, name)
+        if disk is None or disk.status.phase is not DiskPhase.READY or not disk.status.pool.size_bytes:
+            self._pools.pop(name, None)
+            self._ledger.remove_pool(name)
+            return
+        node = await self._store.get(StorageNode, disk.status.node)
+        usable = node is not None and not node.spec.cordoned and node.status.target_state is TargetState.READY
+        pool = Pool(
+            disk=name,
+            node=disk.status.node,
+            tier=disk.tier,
+            size_bytes=disk.status.pool.size_bytes,
+            free_bytes=disk.status.pool.free_bytes,
+            cluster_bytes=disk.status.pool.cluster_bytes,
+            zone=node.status.zone if node else "",
+            accepting=takes_new_volumes(disk) and usable and self._is_alive(disk.status.node),
+        )
+        before, as_of = self._pools.get(name, (None, self._ledger.now))
+        if before == pool:
+            return
+        # Free space is that of some moment since the last record: what was promised since then may not be in it.
+        is_new = before is None or before.free_bytes != pool.free_bytes
+        self._pools[name] = (_copy(pool), self._ledger.now if is_new else as_of)
+        self._ledger.set_pool(pool, as_of)
+
+    async def _count_volume(self, name: str) -> None:
+        volume = await self._store.get(Volume, name)
+        if volume is None:
+            if not self._operations.guard.is_held(name):
+                self._ledger.release(name)
+            return
+        if is_data_gone(volume) or (volume.meta.deleting and not volume.spec.placement):
+            await self._store.delete(Volume, name, volume.meta.version)
+            return
+        self._weigh_volume(volume)
+
+    def _weigh_volume(self, volume: Volume) -> None:
+        if volume.spec.placement and not self._operations.guard.is_held(volume.meta.name):
+            spec = volume.spec
+            self._ledger.reserve(volume.meta.name, spec.placement[0].disk, spec.size_bytes, spec.provisioning)
+
+    async def _count_snapshot(self, name: str) -> None:
+        snapshot = await self._store.get(Snapshot, name)
+        if snapshot is None:
+            return
+        if is_data_gone(snapshot):
+            await self._store.delete(Snapshot, name, snapshot.meta.version)
+            self._ledger.release(name)
+            self._lineage.forget(snapshot)
+            return
+        self._lineage.add(snapshot)
+        self._weigh_snapshot(snapshot)
+
+    def _weigh_snapshot(self, snapshot: Snapshot) -> None:
+        spec = snapshot.spec
+        self._ledger.reserve(snapshot.meta.name, spec.disk, spec.size_bytes, spec.provisioning)
+
+    # --- internal snapshots ---
+
+    def _look_after(self, *names: str) -> None:
+        for name in names:
+            self._hiding.stir(name)
+
+    async def _hide_if_served(self, name: str) -> None:
+        await self._operations.run(guard_key(name), lambda: self._hide(name))
+
+    async def _hide(self, name: str) -> None:
+        snapshot = await self._store.get(Snapshot, name)
+        if snapshot is not None and snapshot.spec.owner and not snapshot.meta.deleting and self.settler is not None:
+            await hide_if_served(self._store, self._operations, self.settler, snapshot)
+
+
+def _copy(pool: Pool) -> Pool:
+    """As it was counted: the ledger changes its own."""
+    return Pool(
+        pool.disk,
+        pool.node,
+        pool.tier,
+        pool.size_bytes,
+        pool.free_bytes,
+        pool.cluster_bytes,
+        pool.zone,
+        0.0,
+        pool.accepting,
+    )

@@ -1,0 +1,179 @@
+"""Settling on other nodes: the wish is in the store, the node of the data settles it, and its status says so.
+
+Nothing is sent to a node. Whoever waits here is told by a watch; a node that is away is waited for until the deadline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from agent.errors import Busy, QuarryError, Unavailable
+from agent.model import Failure, Snapshot, SnapshotPhase, Volume
+from agent.store.interface import Store
+from agent.volumes import failures
+from agent.volumes.changes import Changes
+from agent.volumes.guard import caller_waits_until
+from agent.volumes.lineage import Lineage, is_made
+from agent.volumes.placement import Ledger
+from agent.volumes.snapshot_reconcile import Quiesce
+
+WAIT_MAX_S = 30.0
+"""Longest wait for a node, also for callers without a deadline."""
+
+_ANSWER_S = 0.5
+"""Left of a caller's deadline for the answer."""
+
+T = TypeVar("T", Volume, Snapshot)
+
+
+class RemoteSettler:
+    """Implements `agent.volumes.settling.Settler`. `require_leading` raises Unavailable unless this process may write.
+
+    `excuse` tells why a node may be silent, empty: no reason is known.
+    """
+
+    def __init__(
+        self,
+        changes: Changes[Volume],
+        ledger: Ledger,
+        lineage: Lineage,
+        require_leading: Callable[[], None],
+        excuse: Callable[[str], str],
+    ) -> None:
+        self._changes = changes
+        self._ledger = ledger
+        self._lineage = lineage
+        self._require_leading = require_leading
+        self._excuse = excuse
+
+    async def settle(self, volume: Volume) -> Volume | None:
+        if not volume.spec.placement:
+            return volume
+        now = await self._outcome(volume, lambda failure: False)
+        name, source = volume.meta.name, volume.spec.source
+        if now is None:
+            self._ledger.release(name)
+        if source is not None and (now is None or is_made(now)):
+            self._lineage.served(name, source.snapshot)
+        return now
+
+    async def shut_without_disk(self, volume: Volume) -> bool:
+        """Unlike on one machine it is always done here: the node settles all it can at once."""
+        if volume.spec.placement:
+            await self._outcome(volume, lambda failure: failure.closed)
+        return True
+
+    async def ready(self) -> None:
+        self._require_leading()
+
+    def bdev_of(self, volume: Volume) -> str:
+        return ""
+
+    def holds_unrecorded(self, volume: str) -> bool:
+        return False  # the node leaves them alone
+
+    async def _outcome(self, volume: Volume, is_fine: Callable[[Failure], bool]) -> Volume | None:
+        node = volume.spec.placement[0].node
+        return await outcome(
+            self._changes, volume, is_fine, lambda: _silent(f"volume {volume.meta.name}", node, self._excuse(node))
+        )
+
+
+class RemoteSnapshots:
+    """Implements `agent.volumes.settling.SnapshotSettler`."""
+
+    def __init__(
+        self,
+        store: Store,
+        changes: Changes[Snapshot],
+        ledger: Ledger,
+        lineage: Lineage,
+        excuse: Callable[[str], str],
+    ) -> None:
+        self._store = store
+        self._changes = changes
+        self._ledger = ledger
+        self._lineage = lineage
+        self._excuse = excuse
+
+    async def take(self, snapshot: Snapshot, volume: Volume, quiesce: Quiesce) -> Snapshot:
+        """Wait until its node has cut it. What is mounted elsewhere than on that node is not frozen."""
+        taken = await self._outcome(snapshot)
+        if taken is None or taken.status.phase is SnapshotPhase.PENDING:
+            raise Unavailable(f"snapshot {snapshot.meta.name} is not taken yet; repeat the call")
+        return taken
+
+    async def hide(self, snapshot: Snapshot) -> Snapshot:
+        """Raises Busy while a volume is about to be recorded that is made of it."""
+        if snapshot.meta.deleting:
+            return snapshot
+        for volume in self._lineage.waiting_for(snapshot.meta.name):
+            if await self._store.get(Volume, volume) is None:
+                raise Busy(f"snapshot {snapshot.meta.name} is being restored; repeat the call")
+        hidden = await self._store.update(replace(snapshot, meta=replace(snapshot.meta, deleting=True)))
+        self._lineage.add(hidden)
+        return hidden
+
+    async def settle(self, snapshot: Snapshot) -> Snapshot | None:
+        now = await self._outcome(snapshot)
+        if now is None:
+            self._ledger.release(snapshot.meta.name)
+            self._lineage.forget(snapshot)
+        return now
+
+    async def _outcome(self, snapshot: Snapshot) -> Snapshot | None:
+        node = snapshot.spec.node
+        return await outcome(
+            self._changes,
+            snapshot,
+            lambda failure: False,
+            lambda: _silent(f"snapshot {snapshot.meta.name}", node, self._excuse(node)),
+        )
+
+
+async def outcome(
+    changes: Changes[T], wished: T, is_fine: Callable[[Failure], bool], silent: Callable[[], QuarryError]
+) -> T | None:
+    """What became of `wished` when its node has settled it; None when it is deleted and gone.
+
+    Raises the error the node ended in, unless it is one the node will try again: that is waited for, until the
+    deadline of the caller. Without any answer until then it is `silent`.
+    """
+    last: T | None = None
+
+    def is_over(now: T | None) -> bool:
+        nonlocal last
+        last = now
+        if now is None:
+            return True
+        failure = now.status.failure
+        if now.status.observed < wished.meta.generation:
+            return False
+        if failure is not None and not is_fine(failure):
+            return not isinstance(failures.raised(failure), failures.TRANSIENT)
+        if not now.meta.deleting:
+            return True
+        # A deleted snapshot may have to stay for others; what is published stays until it is not.
+        return bool(now.status.message) if isinstance(now, Snapshot) else bool(now.spec.attachments)
+
+    in_time = await changes.until(wished.meta.name, is_over, _deadline())
+    failure = last.status.failure if last is not None else None
+    if last is not None and failure is not None and last.status.observed >= wished.meta.generation:
+        if not is_fine(failure):
+            raise failures.raised(failure)
+        return last
+    if not in_time:
+        raise silent()
+    return last
+
+
+def _deadline() -> float:
+    now = time.monotonic()
+    return max(now + 0.1, min(now + WAIT_MAX_S, caller_waits_until.get() - _ANSWER_S))
+
+
+def _silent(what: str, node: str, excuse: str) -> Unavailable:
+    return Unavailable(f"node {node} has not settled {what} yet{': ' + excuse if excuse else ''}; repeat the call")

@@ -1,0 +1,196 @@
+"""What a node of a cluster does about volumes and snapshots placed on it: settles what was wished and says so.
+
+Level-triggered: whatever has another generation than was settled last, or failed, is settled.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from agent.errors import Conflict, FailedPrecondition, NotFound, QuarryError, Unavailable
+from agent.model import Condition, ConditionStatus, Snapshot, SnapshotPhase, Volume, VolumePhase
+from agent.volumes import failures
+from agent.volumes.changes import Changes, Work
+from agent.volumes.disk_records import with_condition, without_condition
+from agent.volumes.lineage import Lineage, is_made
+from agent.volumes.operations import Operations
+from agent.volumes.placed_here import PlacedHere
+from agent.volumes.placement import Ledger
+from agent.volumes.reconcile import Reconciler
+from agent.volumes.snapshot_reconcile import Quiesce, SnapshotReconciler
+from agent.volumes.snapshots import guard_key
+
+log = logging.getLogger(__name__)
+
+HELD = "DeletionHeld"
+"""Condition of a Volume that is deleted and not unpublished yet."""
+
+GUARD_S = 10.0
+
+
+class SettlingHere:
+    """`start` after the target's keeper; it needs no connection to the target to be started."""
+
+    def __init__(
+        self,
+        store: PlacedHere,
+        ledger: Ledger,
+        lineage: Lineage,
+        operations: Operations,
+        reconciler: Reconciler,
+        cutter: SnapshotReconciler,
+        quiesce: Quiesce,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._lineage = lineage
+        self._operations = operations
+        self._reconciler = reconciler
+        self._cutter = cutter
+        self._quiesce = quiesce
+        reconciler.forget = self._volume_is_gone
+        cutter.forget = self._snapshot_is_gone
+        self._volume_work = Work("volume", self._settle_volume)
+        self._snapshot_work = Work("snapshot", self._settle_snapshot)
+        self._volumes = Changes(store, Volume, self._volume_work.stir)
+        self._snapshots = Changes(store, Snapshot, self._snapshot_work.stir)
+        self._tried: dict[str, int] = {}
+        """Generations that failed: their own record of it is no news."""
+
+    def start(self) -> None:
+        self._volumes.start()
+        self._snapshots.start()
+
+    async def stop(self) -> None:
+        for each in (self._volumes, self._snapshots, self._volume_work, self._snapshot_work):
+            await each.stop()
+
+    # --- volumes ---
+
+    async def _settle_volume(self, name: str) -> None:
+        volume = await self._store.get(Volume, name)
+        if volume is None:
+            self._ledger.release(name)
+            return
+        if not self._store.has(volume) or not _is_due(volume):
+            return
+        async with self._operations.guard.hold(name, wait_s=GUARD_S):
+            volume = await self._store.get(Volume, name)
+            if volume is not None and _is_due(volume):
+                await self._settle_held(volume)
+
+    async def _settle_held(self, volume: Volume) -> None:
+        spec, closed = volume.spec, False
+        if not _is_gone(volume):
+            self._ledger.reserve(volume.meta.name, spec.placement[0].disk, spec.size_bytes, spec.provisioning)
+        if spec.source is not None and not is_made(volume):
+            self._lineage.expect(volume.meta.name, spec.source.snapshot)
+        try:
+            if await self._reconciler.shut_without_disk(volume):
+                closed = True
+                disk = spec.placement[0].disk
+                raise Unavailable(f"disk {disk} of volume {volume.meta.name} is not ready; repeat the call when it is")
+            await self._reconciler.settle(_with_deletion_told(volume))
+        except (Conflict, NotFound):
+            raise  # somebody else wrote: it is read again
+        except QuarryError as error:
+            failure = failures.record(error, closed=closed)
+            status = replace(volume.status, observed=volume.meta.generation, failure=failure)
+            if status != volume.status:
+                log.warning("volume %s could not be settled: %s", volume.meta.name, error)
+                await self._store.update(replace(volume, status=status))
+            raise
+
+    async def _volume_is_gone(self, volume: Volume) -> None:
+        """Say that the data are gone: the record is the controller's to remove."""
+        status = replace(
+            volume.status,
+            phase=VolumePhase.DELETING,
+            replicas=(),
+            observed=volume.meta.generation,
+            failure=None,
+            message="",
+        )
+        if status != volume.status:
+            await self._store.update(replace(volume, status=status))
+
+    # --- snapshots ---
+
+    async def _settle_snapshot(self, name: str) -> None:
+        snapshot = await self._store.get(Snapshot, name)
+        if snapshot is None:
+            self._ledger.release(name)
+            return
+        if not self._store.has(snapshot):
+            return
+        self._lineage.add(snapshot)
+        if _is_due(snapshot):
+            await self._operations.run(guard_key(name), lambda: self._settle_snapshot_held(name))
+
+    async def _settle_snapshot_held(self, name: str) -> None:
+        snapshot = await self._store.get(Snapshot, name)
+        if snapshot is None or not _is_due(snapshot):
+            return
+        spec = snapshot.spec
+        if not snapshot.meta.deleting:
+            self._ledger.reserve(name, spec.disk, spec.size_bytes, spec.provisioning)
+        try:
+            if snapshot.meta.deleting or snapshot.status.phase is not SnapshotPhase.PENDING:
+                await self._cutter.settle(snapshot)
+            else:
+                await self._take(snapshot)
+        except (Conflict, NotFound):
+            raise
+        except QuarryError as error:
+            status = replace(snapshot.status, observed=snapshot.meta.generation, failure=failures.record(error))
+            if status != snapshot.status:
+                log.warning("snapshot %s could not be settled: %s", name, error)
+                await self._store.update(replace(snapshot, status=status))
+            raise
+
+    async def _take(self, snapshot: Snapshot) -> None:
+        async with self._operations.guard.hold(snapshot.spec.volume, wait_s=GUARD_S):
+            volume = await self._store.get(Volume, snapshot.spec.volume)
+            if volume is None or not is_made(volume):
+                raise FailedPrecondition(f"volume {snapshot.spec.volume} has no data to take a snapshot of")
+            await self._cutter.take(snapshot, volume, self._quiesce)
+
+    async def _snapshot_is_gone(self, snapshot: Snapshot) -> None:
+        status = replace(
+            snapshot.status,
+            phase=SnapshotPhase.DELETING,
+            lvols=(),
+            observed=snapshot.meta.generation,
+            failure=None,
+            message="",
+        )
+        if status != snapshot.status:
+            await self._store.update(replace(snapshot, status=status))
+
+
+def is_data_gone(resource: Volume | Snapshot) -> bool:
+    """Whether the node says that the data of something deleted are gone: its record may go."""
+    return resource.meta.deleting and _is_gone(resource) and resource.status.observed == resource.meta.generation
+
+
+def _is_gone(resource: Volume | Snapshot) -> bool:
+    if isinstance(resource, Volume):
+        return resource.status.phase is VolumePhase.DELETING and not resource.status.replicas
+    return resource.status.phase is SnapshotPhase.DELETING and not resource.status.lvols
+
+
+def _is_due(resource: Volume | Snapshot) -> bool:
+    return resource.status.observed != resource.meta.generation or resource.status.failure is not None
+
+
+def _with_deletion_told(volume: Volume) -> Volume:
+    """`volume` with a condition when its deletion waits for somebody who has it published."""
+    conditions = volume.status.conditions
+    if volume.meta.deleting and volume.spec.attachments:
+        nodes = ", ".join(each.node for each in volume.spec.attachments)
+        message = f"it is published to {nodes}: it goes when it is unpublished"
+        conditions = with_condition(conditions, Condition(HELD, ConditionStatus.TRUE, "Published", message))
+    else:
+        conditions = without_condition(conditions, HELD)
+    return replace(volume, status=replace(volume.status, conditions=conditions))

@@ -1,0 +1,159 @@
+"""Two nodes and two controllers as processes, against a real API server, and an orchestrator that asks again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from agent.csi.client import CallFailed, CsiClient
+from agent.nvmf import initiator
+
+NODES = ("node-a", "node-b")
+CONTROLLERS = ("one", "two")
+PATIENCE_S = 60.0
+CALL_S = 10.0
+MIB = 1 << 20
+
+_GUARD = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+_AGAIN = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+T = TypeVar("T")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """`kubeconfigs` by process, so that each can be reached or cut off by itself."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="qc-", dir="/tmp"))
+        self._kubeconfig = kubeconfig
+        self._ports = {name: _free_port() for name in NODES}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        (self.folder / "config.yaml").write_text("reconcile: {audit_interval_s: 5.0}\n")
+
+    def socket(self, name: str) -> str:
+        return f"unix://{self.folder}/{name}.sock"
+
+    def start(self, name: str, *more: str) -> None:
+        """To be called in the main thread."""
+        role = "node" if name in NODES else "controller"
+        argv = [*_GUARD, sys.executable, "-m", "agent.cli.main", role, "--kubeconfig", str(self._kubeconfig)]
+        argv += ["--lease-namespace", "default", "--csi-endpoint", self.socket(name), "--http-address", ""]
+        argv += ["--state-dir", str(self.folder / name), "--config", str(self.folder / "config.yaml")]
+        if role == "node":
+            argv += ["--node-name", name, "--nvmf-port", str(self._ports[name])]
+            argv += ["--file-disk", f"{self.folder}/{name}.img:2GiB:nvme"]
+        else:
+            argv += ["--identity", name]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen([*argv, *more], stdout=log, stderr=log)
+
+    def start_all(self) -> None:
+        for name in (*NODES, *CONTROLLERS):
+            self.start(name)
+
+    def kill(self, name: str) -> None:
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def ended(self, name: str) -> int | None:
+        return self._processes[name].poll()
+
+    def revive(self) -> None:
+        """Starts what has ended, as a Deployment would."""
+        for name, process in list(self._processes.items()):
+            if process.poll() is not None:
+                self.start(name)
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        for process in self._processes.values():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if not os.environ.get("KEEP"):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
+
+    def logs(self) -> str:
+        """The last of each."""
+        return "\n".join(f"--- {name}\n{self.log(name)}" for name in (*NODES, *CONTROLLERS))
+
+    # --- as an orchestrator does ---
+
+    async def leader(self) -> str:
+        """The controller that is ready."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            for name in CONTROLLERS:
+                if await self._is_ready(name):
+                    return name
+            await asyncio.sleep(0.1)
+        raise TimeoutError(f"no controller leads: {self.logs()}")
+
+    async def _is_ready(self, name: str) -> bool:
+        try:
+            async with CsiClient(self.socket(name), timeout_s=2.0) as csi:
+                return await csi.probe()
+        except CallFailed:
+            return False
+
+    async def node_ready(self, name: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not await self._is_ready(name):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} is not ready: {self.log(name)}")
+            await asyncio.sleep(0.1)
+
+    async def ask(self, call: Callable[[CsiClient], Awaitable[T]]) -> T:
+        """Asks the controller that leads, again as sidecars do, until it answers for good."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                async with CsiClient(self.socket(await self.leader()), timeout_s=CALL_S) as csi:
+                    return await call(csi)
+            except CallFailed as error:
+                if error.code not in _AGAIN or time.monotonic() > deadline:
+                    raise AssertionError(f"{error}\n{self.logs()}") from error
+            await asyncio.sleep(0.2)
+
+    @asynccontextmanager
+    async def opened(self, volume: str, node: str) -> AsyncIterator[initiator.Controller]:
+        """The volume published to `node`, connected over NVMe/TCP; unpublished afterwards."""
+        context = await self.ask(lambda csi: csi.publish(volume, node, block=True))
+        host = await initiator.connect(context["address"], int(context["port"]), context["nqn"], context["hostNqn"])
+        try:
+            yield host
+        finally:
+            await host.close()
+            await self.ask(lambda csi: csi.unpublish(volume, node))

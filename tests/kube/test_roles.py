@@ -1,0 +1,74 @@
+"""`quarry node` and `quarry controller` as processes, against a real API server: work, deaths, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent.csi.client import from_snapshot, from_volume
+from agent.model import Snapshot, Volume
+from agent.store.kubernetes.store import KubernetesStore
+
+from .cluster import MIB, NODES, Cluster
+from .conftest import Opener, until
+from .control_plane import ControlPlane
+from .gate import Gate
+
+pytestmark = pytest.mark.timeout(300)
+
+SIZE = 64 * MIB
+
+
+@pytest.fixture
+async def cluster(plane: ControlPlane, gate: Gate) -> AsyncIterator[Cluster]:
+    made = Cluster(gate.kubeconfig)
+    try:
+        made.start_all()
+        for name in NODES:
+            await made.node_ready(name)
+        await made.leader()
+        yield made
+    finally:
+        await asyncio.to_thread(made.stop)
+
+
+async def test_the_life_of_volumes(cluster: Cluster, open_store: Opener) -> None:
+    store = await open_store()
+    made = [await _create(cluster, f"pvc-{number}") for number in range(4)]
+    placed = [await store.get(Volume, name) for name in made]
+    assert {each.spec.placement[0].node for each in placed if each} == set(NODES)
+    first, second = made[0], made[1]
+    async with cluster.opened(first, "node-b") as host:
+        await host.write(1, 0, b"one" * 4096)
+    snapshot = await cluster.ask(lambda csi: csi.create_snapshot("snap", first))
+    assert snapshot.ready_to_use
+    async with cluster.opened(first, "node-a") as host:
+        await host.write(1, 0, b"two" * 4096)
+    source = from_snapshot(snapshot.snapshot_id)
+    restored = await cluster.ask(lambda csi: csi.create_volume("restored", SIZE, source=source))
+    async with cluster.opened(restored, "node-b") as host:
+        assert await host.read(1, 0, 12288) == b"one" * 4096
+    clone_of = from_volume(first)
+    clone = await cluster.ask(lambda csi: csi.create_volume("clone", SIZE, source=clone_of))
+    async with cluster.opened(clone, "node-a") as host:
+        assert await host.read(1, 0, 12288) == b"two" * 4096
+    grown = await cluster.ask(lambda csi: csi.expand(second, 2 * SIZE))
+    assert grown.capacity_bytes == 2 * SIZE
+    await cluster.ask(lambda csi: csi.modify(second, {"iops": "5000"}))
+    await cluster.ask(lambda csi: csi.delete_snapshot(snapshot.snapshot_id))
+    for name in (*made, restored, clone):
+        await cluster.ask(lambda csi, name=name: csi.delete_volume(name))
+    await _is_empty(store)
+
+
+async def _create(cluster: Cluster, name: str) -> str:
+    return await cluster.ask(lambda csi: csi.create_volume(name, SIZE))
+
+
+async def _is_empty(store: KubernetesStore) -> None:
+    async def gone() -> bool:
+        return not await store.list(Volume) and not await store.list(Snapshot)
+
+    await until(gone)
