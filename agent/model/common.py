@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 NQN_PREFIX = "nqn.2026-11.storage.quarry"
@@ -70,7 +70,7 @@ class Meta:
     version: int = 0
     created_at: float = 0.0
     deleting: bool = False
-    generation: int = 0
+    generation: int = field(default=0, compare=False)
     """Of the wish: grows with every change of `spec` and with the deletion. 0: the store does not count."""
 
 

@@ -48,7 +48,7 @@ class Cluster:
     """`kubeconfigs` by process, so that each can be reached or cut off by itself."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="qc-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="qroles-", dir="/tmp"))
         self._kubeconfig = kubeconfig
         self._ports = {name: _free_port() for name in NODES}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}

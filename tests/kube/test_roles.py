@@ -28,7 +28,11 @@ async def cluster(plane: ControlPlane, gate: Gate) -> AsyncIterator[Cluster]:
         made.start_all()
         for name in NODES:
             await made.node_ready(name)
-        await made.leader()
+
+        async def both_disks() -> bool:  # a thin pool of 2 GiB takes 20 GiB of volumes
+            return await made.ask(lambda csi: csi.capacity()) > 25 << 30
+
+        await until(both_disks, 60.0)
         yield made
     finally:
         await asyncio.to_thread(made.stop)
