@@ -21,6 +21,8 @@ import grpc
 from agent.csi.client import CallFailed, CsiClient
 from agent.nvmf import initiator
 
+from .gate import Gate
+
 NODES = ("node-a", "node-b")
 CONTROLLERS = ("one", "two")
 PATIENCE_S = 60.0
@@ -59,12 +61,12 @@ class Cluster:
 
     def start(self, name: str, *more: str) -> None:
         """To be called in the main thread."""
-        role = "node" if name in NODES else "controller"
+        role = "node" if name.startswith("node-") else "controller"
         argv = [*_GUARD, sys.executable, "-m", "agent.cli.main", role, "--kubeconfig", str(self._kubeconfig)]
         argv += ["--lease-namespace", "default", "--csi-endpoint", self.socket(name), "--http-address", ""]
         argv += ["--state-dir", str(self.folder / name), "--config", str(self.folder / "config.yaml")]
         if role == "node":
-            argv += ["--node-name", name, "--nvmf-port", str(self._ports[name])]
+            argv += ["--node-name", name, "--nvmf-port", str(self._ports.get(name, 4420))]
             argv += ["--file-disk", f"{self.folder}/{name}.img:2GiB:nvme"]
         else:
             argv += ["--identity", name]
@@ -146,6 +148,11 @@ class Cluster:
                 if error.code not in _AGAIN or time.monotonic() > deadline:
                     raise AssertionError(f"{error}\n{self.logs()}") from error
             await asyncio.sleep(0.2)
+
+    async def kubectl_delete(self, volume: str, gate: Gate) -> None:
+        """As an administrator does."""
+        path = f"/apis/quarry.storage/v1alpha1/volumes/{volume}"
+        await asyncio.to_thread(gate.plane.request, "DELETE", path)
 
     @asynccontextmanager
     async def opened(self, volume: str, node: str) -> AsyncIterator[initiator.Controller]:

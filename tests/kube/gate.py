@@ -37,7 +37,7 @@ class Gate:
     """`seen` are the requests that came, `rules` decide in order; `is_shut` cuts everything, watches included."""
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
-        self._plane = plane
+        self.plane = plane
         self.kubeconfig = folder / "gate-kubeconfig"
         self.seen: list[tuple[str, str]] = []
         self.rules: list[Rule] = []
@@ -45,7 +45,7 @@ class Gate:
         self._streams: set[asyncio.Task[object]] = set()
 
     async def start(self) -> None:
-        tls = ssl.create_default_context(cafile=str(self._plane.ca))
+        tls = ssl.create_default_context(cafile=str(self.plane.ca))
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls))
         application = web.Application(client_max_size=1 << 24)
         application.router.add_route("*", "/{path:.*}", self._pass)
@@ -54,7 +54,7 @@ class Gate:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         (address,) = self._runner.addresses
-        self.kubeconfig.write_text(json.dumps(self._plane.config(ADMIN_TOKEN, f"http://127.0.0.1:{address[1]}")))
+        self.kubeconfig.write_text(json.dumps(self.plane.config(ADMIN_TOKEN, f"http://127.0.0.1:{address[1]}")))
 
     async def stop(self) -> None:
         self.cut()
@@ -108,7 +108,7 @@ class Gate:
     async def _forward(self, request: web.Request, *, lose: bool) -> web.StreamResponse:
         kept = ("Authorization", "Content-Type", "Accept")
         headers = {name: request.headers[name] for name in kept if name in request.headers}
-        url = f"{self._plane.url}{request.path_qs}"
+        url = f"{self.plane.url}{request.path_qs}"
         async with self._session.request(request.method, url, data=await request.read(), headers=headers) as answer:
             if lose:
                 await answer.read()

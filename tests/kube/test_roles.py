@@ -76,3 +76,53 @@ async def _is_empty(store: KubernetesStore) -> None:
         return not await store.list(Volume) and not await store.list(Snapshot)
 
     await until(gone)
+
+
+async def test_deaths(cluster: Cluster, open_store: Opener, gate: Gate) -> None:
+    store = await open_store()
+    creating = [asyncio.create_task(_create(cluster, f"pvc-{number}")) for number in range(12)]
+    await asyncio.wait(creating, return_when=asyncio.FIRST_COMPLETED)
+    leader = await cluster.leader()
+    cluster.kill(leader)
+    made = await asyncio.gather(*creating)
+    assert len(set(made)) == len(made) == len(await store.list(Volume))
+    cluster.start(leader)
+
+    held = made[0]
+    async with cluster.opened(held, "node-b") as host:
+        await host.write(1, 0, b"kept" * 1024)
+        await cluster.kubectl_delete(held, gate)
+        volume = await store.get(Volume, held)
+        assert volume is not None
+        await until(lambda: _is_held(store, held))
+        assert await host.read(1, 0, 4096) == b"kept" * 1024
+    await until(lambda: _is_absent(store, held))
+
+    cluster.kill("node-a")
+    cluster.start("node-a")
+    for name in made[1:]:
+        await cluster.ask(lambda csi, name=name: csi.delete_volume(name))
+    await _is_empty(store)
+
+    before = len(gate.seen)
+    await asyncio.sleep(10.0)  # what is done while there is nothing to do
+    assert len(gate.seen) - before < 40, gate.seen[before:]
+
+
+async def test_a_second_agent_of_a_node_is_refused(cluster: Cluster) -> None:
+    cluster.start("node-a-again", "--node-name", "node-a")
+    async with asyncio.timeout(60):
+        while cluster.ended("node-a-again") is None:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.1)
+    assert cluster.ended("node-a-again")
+    assert "another agent" in cluster.log("node-a-again")
+    await cluster.node_ready("node-a")
+
+
+async def _is_held(store: KubernetesStore, name: str) -> bool:
+    volume = await store.get(Volume, name)
+    return volume is not None and any(each.type == "DeletionHeld" for each in volume.status.conditions)
+
+
+async def _is_absent(store: KubernetesStore, name: str) -> bool:
+    return await store.get(Volume, name) is None
