@@ -11,7 +11,7 @@ from agent.csi.client import from_snapshot, from_volume
 from agent.model import Snapshot, Volume
 from agent.store.kubernetes.store import KubernetesStore
 
-from .cluster import MIB, NODES, Cluster
+from .cluster import CONTROLLERS, MIB, NODES, Cluster
 from .conftest import Opener, until
 from .control_plane import ControlPlane
 from .gate import Gate
@@ -126,3 +126,25 @@ async def _is_held(store: KubernetesStore, name: str) -> bool:
 
 async def _is_absent(store: KubernetesStore, name: str) -> bool:
     return await store.get(Volume, name) is None
+
+
+async def test_the_api_goes_away(cluster: Cluster, open_store: Opener, plane: ControlPlane) -> None:
+    store = await open_store()
+    first = await _create(cluster, "before")
+    async with cluster.opened(first, "node-b") as host:
+        plane.kill("kube-apiserver")
+        plane.kill("etcd")
+        for _ in range(30):  # longer than a leader may lead without a word from the API
+            await host.write(1, 0, b"goes on!" * 512)
+            await asyncio.sleep(0.5)
+        assert await host.read(1, 0, 4096) == b"goes on!" * 512
+        plane.recover()
+        async with asyncio.timeout(60):
+            while not any(cluster.ended(name) is not None for name in CONTROLLERS):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        cluster.revive()
+        second = await _create(cluster, "after")
+        assert await host.read(1, 0, 4096) == b"goes on!" * 512
+    for name in (first, second):
+        await cluster.ask(lambda csi, name=name: csi.delete_volume(name))
+    await _is_empty(store)
