@@ -168,6 +168,7 @@ class Reconciler:
         closing = shut_out(desired, observed.get(desired.volume))
         failure = await self._apply(observed, desired, (closing,) if closing else ())
         await self.refresh(desired)
+        observed.mark_unknown(desired.volume)  # its data are away now, and may be there again at any moment
         if failure is not None and shut_out(desired, observed.get(desired.volume)):
             raise failure[1]
         return True
