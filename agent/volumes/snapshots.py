@@ -116,12 +116,21 @@ class SnapshotService:
     async def _take(self, snapshot: Snapshot, volume: Volume) -> Snapshot:
         try:
             return await self._settler.take(snapshot, volume, self._quiesce)
-        except (Unavailable, DeadlineExceeded):
-            raise  # it may have been cut: the record stays for the call that is repeated
-        except QuarryError:
-            # A final answer means that nothing is left behind.
-            await self._settler.settle(await self._settler.hide(snapshot))
+        except DeadlineExceeded:
+            raise  # it may yet be cut: the record stays, for the call that is repeated or the next audit
+        except Unavailable:
+            # As above; but a clone's call may never be repeated, and then nobody else would come back to it.
+            if snapshot.spec.owner:
+                self._lineage.stir(snapshot.meta.name)
             raise
+        except QuarryError as error:
+            # A final answer means that nothing is left behind.
+            hidden = await self._settler.hide(snapshot)
+            try:
+                await self._settler.settle(hidden)
+            except QuarryError:
+                self._lineage.stir(snapshot.meta.name)
+            raise error
 
     async def _delete(self, name: str) -> None:
         snapshot = await self._store.get(Snapshot, name)

@@ -9,7 +9,6 @@ from agent.model import Disk, DiskPhase
 from tests.disks.loops import LoopDisk
 
 MIB = 1 << 20
-ALL = {"loop_devices": True, "claim": [{"path": "*"}]}
 
 
 def ready(disk: Disk) -> bool:

@@ -18,7 +18,6 @@ from tests.disks.between import Between
 from tests.disks.loops import LoopDisk
 
 MIB = 1 << 20
-EVERYTHING = {"claim": [{"path": "*"}]}
 CREATE_POOL = "bdev_lvol_create_lvstore"
 
 
@@ -79,7 +78,7 @@ async def test_once_looked_at_a_disk_cannot_be_taken_by_others(
 
     between = Between(spdk_tgt.socket_path, folder / "b.sock")
     between.before[CREATE_POOL] = take
-    async with between.serving(), start_node(target=between, **EVERYTHING) as node:
+    async with between.serving(), start_node(target=between, claim=[{"path": disk.device}]) as node:
         await node.until(disk, lambda disk: disk.status.eligible)
         await node.until(disk, ready)
         assert results[0].returncode != 0
@@ -182,7 +181,7 @@ async def test_the_embedded_target_is_not_given_block_devices(
     start_node: Any, make_disk: Callable[..., LoopDisk]
 ) -> None:
     disk = make_disk()
-    async with start_node(target=None, claim=[{"path": "*"}]) as node:
+    async with start_node(target=None, claim=[{"path": disk.device}]) as node:
         refused = await node.until(disk, failed)
         assert why(refused) == "NoDriver"
         assert "needs spdk_tgt" in refused.status.message

@@ -20,7 +20,7 @@ def ready(disk: Disk) -> bool:
 
 async def test_a_target_that_restarts(start_node: Any, make_disk: Callable[..., LoopDisk], spdk_tgt: Target) -> None:
     disks = [make_disk(f"d{number}") for number in range(DISKS)]
-    async with start_node(claim=[{"path": "*"}]) as node:
+    async with start_node(claim=[{"path": disk.device} for disk in disks]) as node:
         for disk in disks:
             await node.until(disk, ready)
         for number in range(DISKS):

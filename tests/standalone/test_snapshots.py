@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 
 from agent.csi.client import from_snapshot, from_volume
+from agent.daemon import Standalone
 from agent.model import POOL_PREFIX
 from agent.spdk import app, lvol
 from agent.spdk.client import Client
-from tests.crash.machine import Machine, Patient, holdings
+from tests.crash.machine import NODE, Machine, Patient, holdings
+from tests.crash.test_slow_target import Relay, settings
+from tests.unit.volumes_node.conftest import have
 
 from .trees import MIB, SIZE, SSD, client_of, code_of, read, wait_lvols, write
 
@@ -109,6 +113,36 @@ async def test_a_clone_is_independent_of_its_source(machine: Machine, csi: Patie
     await wait_lvols(machine, [of_clone])  # the internal snapshots went with those who needed them
     again = await csi.call("create_volume", "c", 0, SSD, source=from_volume(of_clone))
     assert await read(csi, again, 0, MIB) == ["old", "mine"]
+
+
+@pytest.mark.root
+async def test_a_clone_that_could_not_be_cut_leaves_nothing(machine: Machine) -> None:
+    """Its caller may never come back: nobody knows of the snapshot that was to be its source."""
+    if machine.target.kind == "real":
+        pytest.skip("the real target has no frontend that mounts without in-tree NVMe/TCP")
+    if reason := have("mkfs.xfs"):
+        pytest.skip(reason)
+    relay = Relay(machine.target.socket_path, machine.folder / "relay.sock")
+    pods = machine.folder / "pods"
+    given = settings(machine, relay, snapshot={"freeze_timeout_s": 0.3}, mount_roots=(pods,))
+    (pods / "staging").mkdir(parents=True)
+    async with relay.serving(), Standalone(given) as agent, client_of(machine) as csi:
+        await agent.wait_ready(30)
+        volume = await csi.call("create_volume", "v", 320 * MIB, {**SSD, "frontend": "loop"})
+        await csi.call("publish", volume, NODE)
+        await csi.call("stage", volume, pods / "staging", fs_type="xfs")
+        try:
+            room = await csi.call("capacity", SSD)
+            relay.delays = {"bdev_lvol_snapshot": 1.5}
+            clone = csi.client.create_volume("c", 0, {**SSD, "frontend": "loop"}, source=from_volume(volume))
+            assert await code_of(clone) is grpc.StatusCode.UNAVAILABLE
+            relay.delays = {}
+            async with asyncio.timeout(20):
+                while await csi.call("capacity", SSD) != room:  # noqa: ASYNC110 - counted on its disk until it is gone
+                    await asyncio.sleep(0.05)
+            await wait_lvols(machine, [volume])
+        finally:
+            await csi.call("unstage", volume, pods / "staging")
 
 
 async def test_a_deleted_snapshot_that_others_stand_on_is_hidden(machine: Machine, csi: Patient) -> None:
