@@ -10,7 +10,8 @@ QuarryError
 ├── Busy                 another operation on the same object is in flight; ask again
 ├── Conflict             the object changed since it was read (resource version)
 ├── Unavailable          something we depend on cannot be reached now; ask again
-│   └── TransportClosed  the JSON-RPC connection broke or spoke garbage
+│   ├── TransportClosed  the JSON-RPC connection broke or spoke garbage
+│   └── DiskAway         the disk of a volume is away; who may no longer reach the volume is shut out all the same
 ├── DeadlineExceeded     the answer did not come in time; the operation may still have happened
 ├── RpcError             the SPDK target answered with an error: method, code, message, params
 └── CommandFailed        a program on the host failed: argv, exit code, stderr
@@ -89,6 +90,10 @@ class Unavailable(QuarryError):
 
 class TransportClosed(Unavailable):
     """The JSON-RPC connection is closed, was closed mid-call, or carried something that is not JSON-RPC."""
+
+
+class DiskAway(Unavailable):
+    """The disk of a volume is away. Hosts that may no longer reach the volume are cut, also once the disk is back."""
 
 
 class DeadlineExceeded(QuarryError):

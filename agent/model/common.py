@@ -80,8 +80,6 @@ class Failure:
 
     code: str
     message: str
-    closed: bool = False
-    """Yet hosts that may no longer reach the volume are cut."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.config import Settings
-from agent.errors import Busy, Conflict, QuarryError, TransportClosed, Unavailable
+from agent.errors import Busy, Conflict, DiskAway, QuarryError, TransportClosed, Unavailable
 from agent.model import Frontend, TargetState, Volume
 from agent.spdk import app, nvmf
 from agent.spdk.client import Client
@@ -303,11 +303,14 @@ class TargetKeeper:
                 try:
                     async with self._guard.hold(name, wait_s=self._settings.rpc.call_timeout_s):
                         volume = await self._store.get(Volume, name)
-                        if volume is None or await self._waits_for_disk(volume):
+                        if volume is None:
                             return
                         settled = await self._reconciler.settle(volume)
                         if settled is not None and self._serving is TargetState.READY:
                             await self.recover_device(settled)
+                except DiskAway:
+                    if volume is not None and volume.meta.deleting:
+                        failed.add(name)  # of others, the audit after their disk came back does the rest
                 except (Busy, Conflict) as error:
                     failed.add(name)
                     log.info("volume %s is in use by another operation: %s", name, error)
@@ -319,10 +322,6 @@ class TargetKeeper:
             for name in names:
                 group.create_task(settle_one(name))
         return failed
-
-    async def _waits_for_disk(self, volume: Volume) -> bool:
-        """Whether all that can be done now is to keep hosts out: the audit after its disk came back does the rest."""
-        return not volume.meta.deleting and await self._reconciler.shut_without_disk(volume)
 
     async def _drop_foreign_exports(self, observed: Observed, volumes: list[Volume]) -> None:
         """Subsystems with our prefix that no volume asks for hold no data: they are removed."""

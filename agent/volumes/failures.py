@@ -15,20 +15,24 @@ _KINDS: dict[str, type[QuarryError]] = {
         errors.OutOfRange,
         errors.ResourceExhausted,
         errors.Busy,
+        errors.DiskAway,
         errors.Unavailable,
         errors.DeadlineExceeded,
     )
 }
 """Errors that are a sentence and nothing else. Others become the nearest of their bases, or one of the target."""
 
-TRANSIENT = (errors.Unavailable, errors.Busy, errors.DeadlineExceeded)
-"""What the node tries again by itself: whoever waits goes on waiting."""
+
+def is_waited_for(error: QuarryError) -> bool:
+    """Whether the node is likely to get over it soon. It tries again all the same: a disk may come back in days."""
+    transient = (errors.Unavailable, errors.Busy, errors.DeadlineExceeded)
+    return isinstance(error, transient) and not isinstance(error, errors.DiskAway)
 
 
-def record(error: QuarryError, *, closed: bool = False) -> Failure:
+def record(error: QuarryError) -> Failure:
     """What is written down of `error`."""
     code = next((kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KINDS), RpcError.__name__)
-    return Failure(code, errors.shorten(str(error), _MESSAGE_MAX), closed)
+    return Failure(code, errors.shorten(str(error), _MESSAGE_MAX))
 
 
 def raised(failure: Failure) -> QuarryError:

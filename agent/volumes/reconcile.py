@@ -10,7 +10,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from agent.errors import FailedPrecondition, QuarryError, ResourceExhausted, RpcError, TransportClosed, Unavailable
+from agent.errors import (
+    DiskAway,
+    FailedPrecondition,
+    QuarryError,
+    ResourceExhausted,
+    RpcError,
+    TransportClosed,
+    Unavailable,
+)
 from agent.model import POOL_PREFIX, Endpoint, Frontend, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
@@ -112,8 +120,8 @@ class Reconciler:
         """Make the target agree with `volume` and record it; None when the volume was deleted and is gone.
 
         A volume whose data are not there is closed and recorded as Failed, never made anew.
-        Raises ResourceExhausted when the pool refuses, Unavailable when the target or the disk is away, RpcError
-        otherwise.
+        Raises ResourceExhausted when the pool refuses, Unavailable when the target is away, DiskAway when its disk
+        is, RpcError otherwise.
         """
         desired = self.desired(volume)
         if desired is None:
@@ -121,7 +129,8 @@ class Reconciler:
         await self.ready()
         disk = desired.pool.removeprefix(POOL_PREFIX)
         if self._ledger.pool(disk) is None:
-            raise Unavailable(f"disk {disk} of volume {desired.volume} is not ready; repeat the call when it is")
+            await self._shut_out(desired)
+            raise DiskAway(f"disk {disk} of volume {desired.volume} is not ready; repeat the call when it is")
         if volume.spec.source is not None and not desired.lvol_uuid:
             await self._seeder.settle(volume.spec.source, desired)
             await self.refresh(desired)
@@ -153,25 +162,16 @@ class Reconciler:
         """Whether the target has data of that name: of a volume without a record they are somebody's."""
         return self._observed is not None and self._observed.get(volume).lvol is not None
 
-    async def shut_without_disk(self, volume: Volume) -> bool:
-        """While the disk of a volume is away: cut hosts that may no longer reach it, also once the disk is back.
-
-        False when the disk is there: `settle` does it all. Raises Unavailable when the target is away, RpcError.
-        """
-        desired = self.desired(volume)
-        if desired is None:
-            return False
+    async def _shut_out(self, desired: DesiredReplica) -> None:
+        """While its disk is away: cut hosts that may no longer reach it. They stay out when the disk is back."""
         observed = await self.ready()
-        if self._ledger.pool(desired.pool.removeprefix(POOL_PREFIX)) is not None:
-            return False
         await self.refresh(desired)
-        closing = shut_out(desired, observed.get(desired.volume))
-        failure = await self._apply(observed, desired, (closing,) if closing else ())
-        await self.refresh(desired)
+        if closing := shut_out(desired, observed.get(desired.volume)):
+            failure = await self._apply(observed, desired, (closing,))
+            await self.refresh(desired)
+            if failure is not None and shut_out(desired, observed.get(desired.volume)):
+                raise failure[1]
         observed.mark_unknown(desired.volume)  # its data are away now, and may be there again at any moment
-        if failure is not None and shut_out(desired, observed.get(desired.volume)):
-            raise failure[1]
-        return True
 
     async def refresh(self, desired: DesiredReplica) -> None:
         """Read one volume's state back from the target."""

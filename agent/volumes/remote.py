@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from agent.errors import Busy, QuarryError, Unavailable
-from agent.model import Failure, Snapshot, SnapshotPhase, Volume
+from agent.model import Snapshot, SnapshotPhase, Volume
 from agent.store.interface import Store
 from agent.volumes import failures
 from agent.volumes.changes import Changes
@@ -52,19 +52,16 @@ class RemoteSettler:
     async def settle(self, volume: Volume) -> Volume | None:
         if not volume.spec.placement:
             return volume
-        now = await self._outcome(volume, lambda failure: False)
+        node = volume.spec.placement[0].node
+        now = await outcome(
+            self._changes, volume, lambda: _silent(f"volume {volume.meta.name}", node, self._excuse(node))
+        )
         name, source = volume.meta.name, volume.spec.source
         if now is None:
             self._ledger.release(name)
         if source is not None and (now is None or is_made(now)):
             self._lineage.served(name, source.snapshot)
         return now
-
-    async def shut_without_disk(self, volume: Volume) -> bool:
-        """Unlike on one machine it is always done here: the node settles all it can at once."""
-        if volume.spec.placement:
-            await self._outcome(volume, lambda failure: failure.closed)
-        return True
 
     async def ready(self) -> None:
         self._require_leading()
@@ -74,12 +71,6 @@ class RemoteSettler:
 
     def holds_unrecorded(self, volume: str) -> bool:
         return False  # the node leaves them alone
-
-    async def _outcome(self, volume: Volume, is_fine: Callable[[Failure], bool]) -> Volume | None:
-        node = volume.spec.placement[0].node
-        return await outcome(
-            self._changes, volume, is_fine, lambda: _silent(f"volume {volume.meta.name}", node, self._excuse(node))
-        )
 
 
 class RemoteSnapshots:
@@ -127,16 +118,11 @@ class RemoteSnapshots:
     async def _outcome(self, snapshot: Snapshot) -> Snapshot | None:
         node = snapshot.spec.node
         return await outcome(
-            self._changes,
-            snapshot,
-            lambda failure: False,
-            lambda: _silent(f"snapshot {snapshot.meta.name}", node, self._excuse(node)),
+            self._changes, snapshot, lambda: _silent(f"snapshot {snapshot.meta.name}", node, self._excuse(node))
         )
 
 
-async def outcome(
-    changes: Changes[T], wished: T, is_fine: Callable[[Failure], bool], silent: Callable[[], QuarryError]
-) -> T | None:
+async def outcome(changes: Changes[T], wished: T, silent: Callable[[], QuarryError]) -> T | None:
     """What became of `wished` when its node has settled it; None when it is deleted and gone.
 
     Raises the error the node ended in, unless it is one the node will try again: that is waited for, until the
@@ -152,8 +138,8 @@ async def outcome(
         failure = now.status.failure
         if now.status.observed < wished.meta.generation:
             return False
-        if failure is not None and not is_fine(failure):
-            return not isinstance(failures.raised(failure), failures.TRANSIENT)
+        if failure is not None:
+            return not failures.is_waited_for(failures.raised(failure))
         if not now.meta.deleting:
             return True
         # A deleted snapshot may have to stay for others; what is published stays until it is not.
@@ -162,9 +148,7 @@ async def outcome(
     in_time = await changes.until(wished.meta.name, is_over, _deadline())
     failure = last.status.failure if last is not None else None
     if last is not None and failure is not None and last.status.observed >= wished.meta.generation:
-        if not is_fine(failure):
-            raise failures.raised(failure)
-        return last
+        raise failures.raised(failure)
     if not in_time:
         raise silent()
     return last

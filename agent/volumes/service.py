@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import (
     AlreadyExists,
     Busy,
+    DiskAway,
     FailedPrecondition,
     NotFound,
     OutOfRange,
@@ -326,7 +328,7 @@ class VolumeService:
             for each in before:
                 if each not in kept:
                     self._attachments.leave(each.node, name)
-        if not await self._settler.shut_without_disk(volume):
+        with suppress(DiskAway):  # the node is out, and stays out when the disk is back
             await self._settler.settle(volume)
 
     async def _expand(self, name: str, required_bytes: int, limit_bytes: int) -> Volume:

@@ -15,11 +15,10 @@ class Settler(Protocol):
     """Settles volumes as they are stored: agent.volumes.reconcile.Reconciler, or waits for one."""
 
     async def settle(self, volume: Volume) -> Volume | None:
-        """Returns when the target agrees with `volume`, as recorded then; None when it was deleted and is gone."""
-        ...
+        """Returns when the target agrees with `volume`, as recorded then; None when it was deleted and is gone.
 
-    async def shut_without_disk(self, volume: Volume) -> bool:
-        """Returns whether hosts that may no longer reach the volume are cut, and nothing else can be done now."""
+        Raises DiskAway when nothing can be done now but to cut hosts that may no longer reach it, and that is done.
+        """
         ...
 
     async def ready(self) -> object:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from agent.errors import Conflict, FailedPrecondition, NotFound, QuarryError, Unavailable
+from agent.errors import Conflict, FailedPrecondition, NotFound, QuarryError
 from agent.model import Condition, ConditionStatus, Snapshot, SnapshotPhase, Volume, VolumePhase
 from agent.volumes import failures
 from agent.volumes.changes import Changes, Work
@@ -81,21 +81,17 @@ class SettlingHere:
                 await self._settle_held(volume)
 
     async def _settle_held(self, volume: Volume) -> None:
-        spec, closed = volume.spec, False
+        spec = volume.spec
         if not _is_gone(volume):
             self._ledger.reserve(volume.meta.name, spec.placement[0].disk, spec.size_bytes, spec.provisioning)
         if spec.source is not None and not is_made(volume):
             self._lineage.expect(volume.meta.name, spec.source.snapshot)
         try:
-            if await self._reconciler.shut_without_disk(volume):
-                closed = True
-                disk = spec.placement[0].disk
-                raise Unavailable(f"disk {disk} of volume {volume.meta.name} is not ready; repeat the call when it is")
             await self._reconciler.settle(_with_deletion_told(volume))
         except (Conflict, NotFound):
             raise  # somebody else wrote: it is read again
         except QuarryError as error:
-            failure = failures.record(error, closed=closed)
+            failure = failures.record(error)
             status = replace(volume.status, observed=volume.meta.generation, failure=failure)
             if status != volume.status:
                 log.warning("volume %s could not be settled: %s", volume.meta.name, error)
