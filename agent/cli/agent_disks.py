@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from agent.cli.asking import Where, all_of, one_of
-from agent.cli.output import print_json
-from agent.cli.tables import print_facts, print_listing, size
+from agent.cli.asking import Where, all_of
+from agent.cli.resources import Kind
+from agent.cli.tables import size
+from agent.diag import ENDPOINT_FILE
 from agent.errors import QuarryError
 
 Documents = Mapping[str, dict[str, Any]]
@@ -18,7 +19,7 @@ Documents = Mapping[str, dict[str, Any]]
 
 def told(state_dir: Path) -> Documents:
     """What the agent of this machine tells of its disks, by identity; nothing when none answers."""
-    if not (state_dir / "http.json").exists():
+    if not (state_dir / ENDPOINT_FILE).exists():
         return {}
     try:
         return {each["meta"]["name"]: each for each in all_of(Where(state_dir), "disks")}
@@ -48,30 +49,6 @@ def space_of(space: dict[str, Any]) -> str:
         f"{size(space['allocated_bytes'])} of {size(space['size_bytes'])} taken ({percent:.1f} %), "
         f"{size(space['reserved_bytes'])} promised to volumes"
     )
-
-
-def print_list(where: Where, output: str) -> None:
-    """All disks that the agent knows of; those of one node when that was asked for."""
-    found = all_of(where, "disks")
-    if where.node is not None:
-        found = [each for each in found if each["status"]["node"] == where.node]
-    if output == "json":
-        print_json(found)
-        return
-    if not found:
-        click.echo("no disks")
-        return
-    columns = ["PATH", "NODE", "TIER", "TRANSPORT", "SIZE", "STATE", "HEALTH", "TAKEN", "PROMISED", "ID", "REASONS"]
-    print_listing(columns, [_row(disk) for disk in found], right=["SIZE", "TAKEN", "PROMISED"])
-
-
-def print_one(where: Where, name: str, output: str) -> None:
-    """One disk that the agent knows of."""
-    disk = one_of(where, "disks", name)
-    if output == "json":
-        print_json(disk)
-    else:
-        print_facts(_facts(disk))
 
 
 def _health(disk: dict[str, Any]) -> str:
@@ -113,3 +90,12 @@ def _facts(disk: dict[str, Any]) -> Iterator[tuple[str, Iterable[str]]]:
     yield "conditions", [f"{each['type']} {each['status']}: {each['message']}" for each in status["conditions"]]
     yield "volumes", disk.get("volumes", [])
     yield "snapshots", disk.get("snapshots", [])
+
+
+KIND = Kind(
+    "disks",
+    ["PATH", "NODE", "TIER", "TRANSPORT", "SIZE", "STATE", "HEALTH", "TAKEN", "PROMISED", "ID", "REASONS"],
+    _row,
+    _facts,
+    right=["SIZE", "TAKEN", "PROMISED"],
+)

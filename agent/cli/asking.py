@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import click
 
+from agent.diag import ENDPOINT_FILE
 from agent.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable, shorten
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,7 +89,7 @@ def one_of(where: Where, kind: str, name: str) -> dict[str, Any]:
 
 def endpoint_of(state_dir: Path) -> str:
     """The URL of the agent that runs on `state_dir`. Raises Unavailable, FailedPrecondition."""
-    file = state_dir / "http.json"
+    file = state_dir / ENDPOINT_FILE
     try:
         return str(json.loads(file.read_text())["url"])
     except FileNotFoundError:

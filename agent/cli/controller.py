@@ -2,48 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.output import configure_logs, log_options
+from agent.cli import roles
 
-_PATH = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    from agent.config import Settings
 
 
 @click.command(short_help="Run the controller of a Kubernetes cluster.")
-@click.option("--config", type=_PATH, metavar="FILE", help="YAML settings; flags win over the file.")
-@click.option("--kubeconfig", type=_PATH, metavar="FILE", help="The cluster [default: the Pod's ServiceAccount].")
-@click.option("--lease-namespace", metavar="NAME", help="Where Leases are [default: the Pod's, else quarry-system].")
-@click.option("--identity", metavar="NAME", help="Unique among the controllers [default: the host name].")
-@click.option("--csi-endpoint", metavar="unix:///PATH", help="Where CSI is served [default: STATE_DIR/csi.sock].")
-@click.option(
-    "--state-dir",
-    type=_PATH,
-    metavar="DIR",
-    help="Folder that tells where HTTP is served; nothing is kept in it [default: /var/lib/quarry].",
+@roles.options(
+    roles.CONFIG,
+    *roles.IN_CLUSTER,
+    click.option("--identity", metavar="NAME", help="Unique among the controllers [default: the host name]."),
+    roles.CSI_ENDPOINT,
+    roles.state_dir("that tells where HTTP is served; nothing is kept in it"),
+    roles.HTTP_ADDRESS,
 )
-@click.option(
-    "--http-address",
-    metavar="ADDR:PORT",
-    help="Where health, metrics and resources are served [default: 127.0.0.1:0, any free port; empty: nowhere].",
-)
-@log_options(None)
-def controller(log_level: str | None, log_format: str | None, config: Path | None, **flags: Any) -> None:
+def controller(**flags: Any) -> None:
     """Run a controller of a Kubernetes cluster: the CSI Controller service, placement, deletion.
 
     Several may run: one leads, as the Lease quarry-controller says, the others wait. One that no longer leads ends.
     """
-    configure_logs(log_level, log_format)
-    from agent.config import load_settings
-    from agent.csi.tuning import tune
+    roles.run(_controller, **flags)
 
-    tune()
 
-    settings = load_settings(config, **flags)
-    configure_logs(log_level or settings.log.level, log_format or settings.log.format)
+def _controller(settings: Settings) -> roles.Role:
     from agent.daemon.controller import Controller
-    from agent.host.event_loop import run
 
-    run(Controller(settings).run_until_signal())
+    return Controller(settings)

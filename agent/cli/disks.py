@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli import agent_disks, recorded
-from agent.cli.asking import Where, where_options
+from agent.cli.asking import Where
 from agent.cli.binding import bind, is_meant, unbind
 from agent.cli.claims import claim, release
 from agent.cli.locate import locate
 from agent.cli.output import configure_logs, log_options, output_option, print_json
+from agent.cli.resources import asking_options
 from agent.cli.tables import print_facts, print_rich, size
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -51,17 +52,14 @@ disks.add_command(release)
 
 @disks.command("list", short_help="List all disks with the reasons why not.")
 @_RECORDING
-@where_options
-@output_option
-@log_options("warning")
-def list_disks(recording: Path | None, where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def list_disks(recording: Path | None, where: Where, output: str) -> None:
     """List every whole block device, with all the reasons why it cannot be claimed.
 
     With --url or --node, and as `kubectl quarry`: the disks that the agent there knows of.
     """
-    configure_logs(logging["log_level"], logging["log_format"])
     if not where.is_local and recording is None:
-        agent_disks.print_list(where, output)
+        agent_disks.KIND.print_all(where, output, lambda disk: where.node in (None, disk["status"]["node"]))
         return
     state_dir = where.state_dir
     inventory = _scanned(_source(recording))
@@ -80,14 +78,11 @@ def list_disks(recording: Path | None, where: Where, output: str, **logging: str
 @disks.command(short_help="Show all that is known of one disk.")
 @click.argument("disk")
 @_RECORDING
-@where_options
-@output_option
-@log_options("warning")
-def show(disk: str, recording: Path | None, where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def show(disk: str, recording: Path | None, where: Where, output: str) -> None:
     """Show all that is known of one DISK: its identity, name (sda), path in /dev (any link to it) or serial number."""
-    configure_logs(logging["log_level"], logging["log_format"])
     if not where.is_local and recording is None:
-        agent_disks.print_one(where, disk, output)
+        agent_disks.KIND.print_one(where, disk, output)
         return
     state_dir = where.state_dir
     inventory = _scanned(_source(recording))

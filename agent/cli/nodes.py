@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from agent.cli.asking import Where, all_of, one_of, where_options
-from agent.cli.output import configure_logs, log_options, output_option, print_json
-from agent.cli.tables import age, moment, print_facts, print_listing
+from agent.cli.asking import Where
+from agent.cli.resources import Kind, asking_options
+from agent.cli.tables import age, moment
 
 
 @click.group(short_help="Look at the nodes and their targets.")
@@ -18,36 +18,18 @@ def nodes() -> None:
 
 
 @nodes.command("list", short_help="List the nodes.")
-@where_options
-@output_option
-@log_options("warning")
-def list_nodes(where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def list_nodes(where: Where, output: str) -> None:
     """List the nodes with the state of their targets."""
-    configure_logs(logging["log_level"], logging["log_format"])
-    found = all_of(where, "nodes")
-    if output == "json":
-        print_json(found)
-        return
-    if not found:
-        click.echo("no nodes")
-        return
-    columns = ["NAME", "TARGET", "VERSION", "ADDRESSES", "ZONE", "FRONTENDS", "CORDONED", "SEEN"]
-    print_listing(columns, [_row(node) for node in found])
+    _KIND.print_all(where, output)
 
 
 @nodes.command(short_help="Show all that is known of one node.")
 @click.argument("name")
-@where_options
-@output_option
-@log_options("warning")
-def show(name: str, where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def show(name: str, where: Where, output: str) -> None:
     """Show all that is known of the node NAME."""
-    configure_logs(logging["log_level"], logging["log_format"])
-    node = one_of(where, "nodes", name)
-    if output == "json":
-        print_json(node)
-    else:
-        print_facts(_facts(node))
+    _KIND.print_one(where, name, output)
 
 
 def _state(node: dict[str, Any]) -> tuple[str, str]:
@@ -87,3 +69,6 @@ def _facts(node: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield "volume limit", [str(status["max_volumes"]) if status["max_volumes"] else "none"]
     yield "disks", node.get("disks", [])
     yield "published volumes", node.get("published", [])
+
+
+_KIND = Kind("nodes", ["NAME", "TARGET", "VERSION", "ADDRESSES", "ZONE", "FRONTENDS", "CORDONED", "SEEN"], _row, _facts)

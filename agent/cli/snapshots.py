@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from agent.cli.asking import Where, all_of, one_of, where_options
-from agent.cli.output import configure_logs, log_options, output_option, print_json
-from agent.cli.tables import age, moment, print_facts, print_listing, size
+from agent.cli.asking import Where
+from agent.cli.resources import Kind, asking_options
+from agent.cli.tables import age, moment, size
 
 
 @click.group(short_help="Look at snapshots and what stands on them.")
@@ -18,36 +18,18 @@ def snapshots() -> None:
 
 
 @snapshots.command("list", short_help="List the snapshots.")
-@where_options
-@output_option
-@log_options("warning")
-def list_snapshots(where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def list_snapshots(where: Where, output: str) -> None:
     """List the snapshots, also those that the agent takes for itself while it clones a volume."""
-    configure_logs(logging["log_level"], logging["log_format"])
-    found = all_of(where, "snapshots")
-    if output == "json":
-        print_json(found)
-        return
-    if not found:
-        click.echo("no snapshots")
-        return
-    columns = ["CSI NAME", "ID", "VOLUME", "SIZE", "PHASE", "DISK", "AGE"]
-    print_listing(columns, [_row(snapshot) for snapshot in found], right=["SIZE"])
+    _KIND.print_all(where, output)
 
 
 @snapshots.command(short_help="Show everything about one snapshot.")
 @click.argument("name")
-@where_options
-@output_option
-@log_options("warning")
-def show(name: str, where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def show(name: str, where: Where, output: str) -> None:
     """Show everything about the snapshot NAME (its id or its CSI name)."""
-    configure_logs(logging["log_level"], logging["log_format"])
-    snapshot = one_of(where, "snapshots", name)
-    if output == "json":
-        print_json(snapshot)
-    else:
-        print_facts(_facts(snapshot))
+    _KIND.print_one(where, name, output)
 
 
 def _phase(snapshot: dict[str, Any]) -> str:
@@ -84,3 +66,6 @@ def _facts(snapshot: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         yield "taken for", [f"volume {spec['owner']}, which is made of {spec['volume']}"]
     yield "stands on", [f"snapshot {each}" for each in snapshot.get("stands_on", [])] or ["nothing"]
     yield "carries", snapshot.get("carries", []) or ["nothing: it can be deleted at once"]
+
+
+_KIND = Kind("snapshots", ["CSI NAME", "ID", "VOLUME", "SIZE", "PHASE", "DISK", "AGE"], _row, _facts, right=["SIZE"])

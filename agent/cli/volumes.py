@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from agent.cli.asking import Where, all_of, one_of, where_options
-from agent.cli.output import configure_logs, log_options, output_option, print_json
-from agent.cli.tables import age, moment, print_facts, print_listing, size
+from agent.cli.asking import Where
+from agent.cli.resources import Kind, asking_options
+from agent.cli.tables import age, moment, size
 
 
 @click.group(short_help="Look at volumes: where they lie, who has them, how they are.")
@@ -18,36 +18,18 @@ def volumes() -> None:
 
 
 @volumes.command("list", short_help="List the volumes.")
-@where_options
-@output_option
-@log_options("warning")
-def list_volumes(where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def list_volumes(where: Where, output: str) -> None:
     """List the volumes. What is wrong with one is said at the end of its line."""
-    configure_logs(logging["log_level"], logging["log_format"])
-    found = all_of(where, "volumes")
-    if output == "json":
-        print_json(found)
-        return
-    if not found:
-        click.echo("no volumes")
-        return
-    columns = ["CSI NAME", "ID", "SIZE", "TIER", "PHASE", "PUBLISHED TO", "DISK", "AGE", "CONDITION"]
-    print_listing(columns, [_row(volume) for volume in found], right=["SIZE"])
+    _KIND.print_all(where, output)
 
 
 @volumes.command(short_help="Show everything about one volume.")
 @click.argument("name")
-@where_options
-@output_option
-@log_options("warning")
-def show(name: str, where: Where, output: str, **logging: str | None) -> None:
+@asking_options
+def show(name: str, where: Where, output: str) -> None:
     """Show everything about the volume NAME (its id, or its CSI name: that of the PersistentVolume)."""
-    configure_logs(logging["log_level"], logging["log_format"])
-    volume = one_of(where, "volumes", name)
-    if output == "json":
-        print_json(volume)
-    else:
-        print_facts(_facts(volume))
+    _KIND.print_one(where, name, output)
 
 
 def _phase(volume: dict[str, Any]) -> str:
@@ -133,3 +115,12 @@ def _limits(qos: dict[str, int]) -> Iterator[str]:
     for key, what in (("rw_bytes", "read and written"), ("read_bytes", "read"), ("write_bytes", "written")):
         if limit := qos[f"{key}_per_second"]:
             yield f"{size(limit)}/s {what}"
+
+
+_KIND = Kind(
+    "volumes",
+    ["CSI NAME", "ID", "SIZE", "TIER", "PHASE", "PUBLISHED TO", "DISK", "AGE", "CONDITION"],
+    _row,
+    _facts,
+    right=["SIZE"],
+)

@@ -20,13 +20,11 @@ from aiohttp import web
 
 from agent import __version__
 from agent.config import Settings
+from agent.diag import ENDPOINT_FILE
 from agent.diag.metrics import Exposition
 from agent.diag.parts import Parts
 from agent.diag.resources import Resources
 from agent.errors import FailedPrecondition, NotFound, QuarryError
-
-FILE = "http.json"
-"""In the state folder: {"url", "role", "node", "pid"} of the endpoint that runs."""
 
 REQUEST_TIME_LIMIT_S = 10.0
 SILENCE_LIMIT_S = 10.0
@@ -63,7 +61,7 @@ class Endpoint:
         self.url = ""
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._file = state_dir / FILE if state_dir is not None else None
+        self._file = state_dir / ENDPOINT_FILE if state_dir is not None else None
         self._parts = parts
         self._resources = Resources(parts)
         self._exposition = Exposition(parts)
@@ -119,7 +117,7 @@ class Endpoint:
             return
         parts = self._parts
         told = {"url": self.url, "role": parts.role, "node": parts.node, "pid": os.getpid()}
-        draft = self._file.with_name(f".{FILE}")
+        draft = self._file.with_name(f".{ENDPOINT_FILE}")
         try:
             draft.write_text(json.dumps(told) + "\n")
             draft.replace(self._file)

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 import psutil
 
+from agent.diag import ENDPOINT_FILE
 from agent.diag.doctor.facts import (
     AgentFacts,
     Facts,
@@ -224,7 +225,7 @@ def _program_of(pid: int | None) -> str:
 
 
 async def _agent(state_dir: Path) -> AgentFacts:
-    file = state_dir / "http.json"
+    file = state_dir / ENDPOINT_FILE
     try:
         url = str(msgspec.json.decode(file.read_bytes())["url"])
     except FileNotFoundError:
