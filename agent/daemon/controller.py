@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from agent.config import Settings
 from agent.csi.server import CsiServer, build_controller_server
-from agent.daemon.cluster import HEARTBEAT, LEADER, LEASE_S, RENEW_S, either, lease_namespace, stop_event
+from agent.daemon.cluster import HEARTBEAT, LEADER, LEASE_S, RENEW_S, lease_namespace
+from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, end, ledger, make_private
 from agent.diag.endpoint import serve
-from agent.diag.parts import Parts, Reason
+from agent.diag.parts import Parts
 from agent.errors import Unavailable
 from agent.model import TargetState, Volume
 from agent.store.fenced import FencedStore
@@ -116,19 +117,14 @@ class Controller:
             ledger=self._ledger,
             lineage=self._lineage,
             conditions=self.volumes.conditions,
-            more_reasons=self._reasons,
-        )
+        )  # one that waits its turn is ready: a Deployment must not replace it for that
         endpoint = await serve(self.settings, parts)
         if endpoint is not None:
             self._closers.push_async_callback(endpoint.stop)
 
-    def _reasons(self) -> Sequence[Reason]:
-        # One that waits its turn is ready: a Deployment must not replace it for that.
-        return ()
-
 
 @contextlib.asynccontextmanager
-async def _nothing_to_freeze(volume: Volume):  # type: ignore[no-untyped-def]
+async def _nothing_to_freeze(volume: Volume) -> AsyncIterator[None]:
     yield
 
 

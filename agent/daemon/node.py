@@ -11,7 +11,8 @@ from pathlib import Path
 
 from agent.config import Settings
 from agent.csi.server import CsiServer, build_node_server
-from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, either, lease_namespace, stop_event
+from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, lease_namespace
+from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from agent.config import PoolSettings, Settings
+from agent.daemon.signals import stop_event
 from agent.disks import files
 from agent.disks.binder import FOLDER, Binder, away
 from agent.disks.candidates import Candidates
@@ -143,10 +143,7 @@ class TargetSide:
 
     async def run_until_signal(self) -> None:
         """Run until SIGTERM or SIGINT."""
-        stopping = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(each, stopping.set)
+        stopping = stop_event()
         async with self:
             await stopping.wait()
             log.info("stopping")

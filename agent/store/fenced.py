@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from agent.errors import Unavailable
-from agent.store.interface import Event, R, Store
+from agent.store.interface import R, Store
+from agent.store.through import StoreThrough
 
-T = TypeVar("T")
 
-
-class FencedStore:
-    """Implements `agent.store.interface.Store`; writes end, with Unavailable, at `until()` on time.monotonic()."""
+class FencedStore(StoreThrough):
+    """Writes to `store` end, with Unavailable, at `until()` on time.monotonic()."""
 
     def __init__(self, store: Store, until: Callable[[], float]) -> None:
-        self._store = store
+        super().__init__(store)
         self._until = until
 
     def require(self) -> None:
@@ -25,31 +24,23 @@ class FencedStore:
         if time.monotonic() >= self._until():
             raise Unavailable("this controller does not lead: ask again, the one that does answers")
 
-    async def get(self, kind: type[R], name: str) -> R | None:
-        return await self._store.get(kind, name)
-
-    async def list(self, kind: type[R]) -> list[R]:
-        return await self._store.list(kind)
-
     async def create(self, resource: R) -> R:
-        return await self._bounded(lambda: self._store.create(resource))
+        async with self._fence():
+            return await super().create(resource)
 
     async def update(self, resource: R) -> R:
-        return await self._bounded(lambda: self._store.update(resource))
+        async with self._fence():
+            return await super().update(resource)
 
     async def delete(self, kind: type[R], name: str, version: int | None = None) -> None:
-        await self._bounded(lambda: self._store.delete(kind, name, version))
+        async with self._fence():
+            await super().delete(kind, name, version)
 
-    def watch(self, kind: type[R], since: int | None = None) -> AsyncIterator[Event[R]]:
-        return self._store.watch(kind, since)
-
-    async def close(self) -> None:
-        await self._store.close()
-
-    async def _bounded(self, write: Callable[[], Awaitable[T]]) -> T:
+    @asynccontextmanager
+    async def _fence(self) -> AsyncIterator[None]:
         self.require()
         try:
             async with asyncio.timeout(self._until() - time.monotonic()):
-                return await write()
+                yield
         except TimeoutError as error:
             raise Unavailable("this controller leads no longer; the write may have happened: repeat it") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from agent.model import Disk, DiskPhase, Snapshot, StorageNode, TargetState, Volume
 from agent.store.interface import Store
@@ -116,7 +117,7 @@ class Fleet:
             return
         # Free space is that of some moment since the last record: what was promised since then may not be in it.
         is_new = before is None or before.free_bytes != pool.free_bytes
-        self._pools[name] = (_copy(pool), self._ledger.now if is_new else as_of)
+        self._pools[name] = (replace(pool, promised_bytes=0.0), self._ledger.now if is_new else as_of)
         self._ledger.set_pool(pool, as_of)
 
     async def _count_volume(self, name: str) -> None:
@@ -164,18 +165,3 @@ class Fleet:
         snapshot = await self._store.get(Snapshot, name)
         if snapshot is not None and snapshot.spec.owner and not snapshot.meta.deleting and self.settler is not None:
             await hide_if_served(self._store, self._operations, self.settler, snapshot)
-
-
-def _copy(pool: Pool) -> Pool:
-    """As it was counted: the ledger changes its own."""
-    return Pool(
-        pool.disk,
-        pool.node,
-        pool.tier,
-        pool.size_bytes,
-        pool.free_bytes,
-        pool.cluster_bytes,
-        pool.zone,
-        0.0,
-        pool.accepting,
-    )

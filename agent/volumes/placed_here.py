@@ -7,13 +7,14 @@ from typing import Any
 
 from agent.model import Disk, Snapshot, Volume
 from agent.store.interface import Event, R, Store
+from agent.store.through import StoreThrough
 
 
-class PlacedHere:
-    """Implements `agent.store.interface.Store` over `store`. `get` still finds everything."""
+class PlacedHere(StoreThrough):
+    """Of `store`; `get` still finds everything."""
 
     def __init__(self, store: Store, node: str) -> None:
-        self._store = store
+        super().__init__(store)
         self._node = node
 
     def has(self, resource: Any) -> bool:
@@ -26,28 +27,13 @@ class PlacedHere:
             return any(replica.node == self._node for replica in resource.spec.placement)
         return True
 
-    async def get(self, kind: type[R], name: str) -> R | None:
-        return await self._store.get(kind, name)
-
     async def list(self, kind: type[R]) -> list[R]:
-        return [each for each in await self._store.list(kind) if self.has(each)]
-
-    async def create(self, resource: R) -> R:
-        return await self._store.create(resource)
-
-    async def update(self, resource: R) -> R:
-        return await self._store.update(resource)
-
-    async def delete(self, kind: type[R], name: str, version: int | None = None) -> None:
-        await self._store.delete(kind, name, version)
+        return [each for each in await super().list(kind) if self.has(each)]
 
     def watch(self, kind: type[R], since: int | None = None) -> AsyncIterator[Event[R]]:
-        return self._mine(self._store.watch(kind, since))
+        return self._mine(super().watch(kind, since))
 
     async def _mine(self, events: AsyncIterator[Event[R]]) -> AsyncIterator[Event[R]]:
         async for event in events:
             if event.resource is None or self.has(event.resource):
                 yield event
-
-    async def close(self) -> None:
-        await self._store.close()
