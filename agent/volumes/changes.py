@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Generic
 
 from agent.errors import QuarryError
@@ -14,7 +14,6 @@ from agent.store.interface import EventType, R, Store
 log = logging.getLogger(__name__)
 
 RESTART_S = 1.0
-RETRY_MIN_S, RETRY_MAX_S = 0.2, 10.0
 
 
 class Changes(Generic[R]):
@@ -89,65 +88,3 @@ class Changes(Generic[R]):
         for each in self._waiting.get(name, ()):
             each.set()
         self._on_change(name)
-
-
-class Work:
-    """Runs `handle` for names that are stirred, each in a task of its own, again after growing pauses when it raises.
-
-    A QuarryError says that it is not done; `handle` is to do nothing when nothing is to be done.
-    """
-
-    def __init__(self, what: str, handle: Callable[[str], Awaitable[None]], parallel: int = 64) -> None:
-        self._what = what
-        self._handle = handle
-        self._slots = asyncio.Semaphore(parallel)
-        self._stirred: dict[str, asyncio.Event] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def stop(self) -> None:
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def stir(self, name: str) -> None:
-        """Have `name` looked at, now."""
-        event = self._stirred.get(name)
-        if event is None:
-            self._stirred[name] = asyncio.Event()
-            task = asyncio.create_task(self._until_done(name), name=f"{self._what}-{name}")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            event.set()
-
-    async def _until_done(self, name: str) -> None:
-        stirred, delay = self._stirred[name], RETRY_MIN_S
-        try:
-            while True:
-                stirred.clear()
-                if await self._is_done(name):
-                    if not stirred.is_set():
-                        return
-                    delay = RETRY_MIN_S
-                    continue
-                try:
-                    async with asyncio.timeout(delay):
-                        await stirred.wait()
-                    delay = RETRY_MIN_S
-                except TimeoutError:
-                    delay = min(2 * delay, RETRY_MAX_S)
-        finally:
-            del self._stirred[name]
-
-    async def _is_done(self, name: str) -> bool:
-        try:
-            async with self._slots:
-                await self._handle(name)
-        except QuarryError as error:
-            log.debug("%s %s has to wait: %s", self._what, name, error)
-            return False
-        except Exception:  # the outermost loop: a defect must not end it for all time
-            log.exception("%s %s could not be looked after", self._what, name)
-            return False
-        return True

@@ -6,9 +6,8 @@ Level-triggered: an event of the machine, of the store or of the target only say
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from agent.config import DiskSettings
@@ -16,17 +15,17 @@ from agent.disks import rules
 from agent.disks.eligibility import Code
 from agent.disks.inventory import Change, Known
 from agent.disks.watch import Watch
-from agent.errors import AlreadyExists, Conflict, NotFound, QuarryError
 from agent.model import Disk, DiskPhase, DiskSpec, Meta
 from agent.store.interface import Store
 from agent.volumes.access import FILE, Refused, Why, kind
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.observed import Observed
 from agent.volumes.pools import Pools, is_in_service
+from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 
-RETRY_MIN_S, RETRY_MAX_S = 0.5, 30.0
+RETRY_MAX_S = 30.0
 RESTART_S = 5.0
 """Pause before discovery is begun again after a defect ended it."""
 
@@ -48,8 +47,8 @@ class DiskKeeper:
         self._pools = pools
         self._settings = settings
         self._specs: dict[str, DiskSpec] = {}
-        self._stirred: dict[str, asyncio.Event] = {}
-        self._working: set[asyncio.Task[None]] = set()
+        # Without a limit: a disk that does not answer holds up nobody else.
+        self._work = Work("disk", self._settle, parallel=0, retry_max_s=RETRY_MAX_S)
         self._served: dict[str, tuple[str, int, int]] = {}
         """How each disk in service was reached when its pool came up: path, DISKSEQ, size."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -68,10 +67,10 @@ class DiskKeeper:
         ]
 
     async def stop(self) -> None:
-        tasks = [*self._tasks, *self._working]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._work.stop()
 
     async def brought_up(self, observed: Observed) -> None:
         pass
@@ -79,7 +78,7 @@ class DiskKeeper:
     async def audited(self, observed: Observed) -> None:
         """A target is there, new or looked at again: those that are not served as they should be get another try."""
         if self._watch.discovered.is_set():
-            self._stir(disk.meta.name for disk in await self._records.list() if kind(disk) != FILE)
+            self._work.stir(*(disk.meta.name for disk in await self._records.list() if kind(disk) != FILE))
 
     # --- following ---
 
@@ -92,67 +91,29 @@ class DiskKeeper:
             await asyncio.sleep(RESTART_S)
 
     def _report(self, changes: Sequence[Change]) -> None:
-        self._stir(change.known.identity for change in changes if change.known.identity)
+        self._work.stir(*(change.known.identity for change in changes if change.known.identity))
 
     def _first_look_done(self) -> None:
         log.info("%d disks found", len(self._inventory.known))
-        self._stir(self._specs)
+        self._work.stir(*self._specs)
 
     async def _follow_store(self) -> None:
         events = self._store.watch(Disk)
         for disk in await self._records.list():
             self._specs[disk.meta.name] = disk.spec
-        self._stir(self._specs)
+        self._work.stir(*self._specs)
         async for event in events:
             changed = [event.resource] if event.resource is not None else await self._records.list()
             for disk in changed:
                 if self._specs.get(disk.meta.name) != disk.spec:
                     self._specs[disk.meta.name] = disk.spec
-                    self._stir([disk.meta.name])
+                    self._work.stir(disk.meta.name)
 
     # --- settling ---
 
-    def _stir(self, names: Iterable[str]) -> None:
-        """Look at these disks, each in a task of its own: one that does not answer holds up nobody else."""
-        for name in names:
-            if name not in self._stirred:
-                self._stirred[name] = asyncio.Event()
-                task = asyncio.create_task(self._look_after(name), name=f"disk-{name}")
-                self._working.add(task)
-                task.add_done_callback(self._working.discard)
-            self._stirred[name].set()
-
-    async def _look_after(self, name: str) -> None:
-        """Until nothing is left to do."""
-        stirred, delay = self._stirred[name], RETRY_MIN_S
-        await self.prepared.wait()
-        await stirred.wait()
-        while stirred.is_set():
-            stirred.clear()
-            if await self._is_settled(name):
-                delay = RETRY_MIN_S
-                continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stirred.wait(), delay)
-            delay = RETRY_MIN_S if stirred.is_set() else min(2 * delay, RETRY_MAX_S)
-            stirred.set()
-        del self._stirred[name]
-
-    async def _is_settled(self, name: str) -> bool:
-        try:
-            await self._settle(name)
-        except (Conflict, AlreadyExists, NotFound):
-            self._stirred[name].set()  # somebody else was faster
-        except QuarryError as error:
-            log.debug("disk %s has to wait: %s", name, error)
-            return False
-        except Exception:  # the outermost loop: a defect must not end it for the disk
-            log.exception("disk %s could not be looked after", name)
-            return False
-        return True
-
     async def _settle(self, name: str) -> None:
         """Compare one disk's record with what is there, and close the difference."""
+        await self.prepared.wait()
         disk, found = await self._records.get(name), self._inventory.find(name)
         if disk is not None and kind(disk) == FILE:
             return
@@ -228,7 +189,7 @@ class DiskKeeper:
         if (found := self._inventory.find(disk.meta.name)) and (fresh := await self._inventory.verdict(found[0].name)):
             await self._records.change(disk, lambda now: _observed(now, fresh))
         self.audit_soon()
-        self._stir([disk.meta.name])
+        self._work.stir(disk.meta.name)
 
 
 def _claimed(disk: Disk) -> Disk:

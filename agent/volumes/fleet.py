@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agent.model import Disk, DiskPhase, Snapshot, StorageNode, TargetState, Volume
 from agent.store.interface import Store
-from agent.volumes.changes import Changes, Work
+from agent.volumes.changes import Changes
 from agent.volumes.disk_records import takes_new_volumes
 from agent.volumes.lineage import Lineage
 from agent.volumes.operations import Operations
@@ -20,6 +20,7 @@ from agent.volumes.settling import SnapshotSettler
 from agent.volumes.settling_here import is_data_gone
 from agent.volumes.snapshot_keeper import hide_if_served
 from agent.volumes.snapshots import guard_key
+from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Fleet:
             self._weigh_snapshot(snapshot)
         for disk in await self._store.list(Disk):
             await self._count_disk(disk.meta.name)
-        self._lineage.look_after = self._look_after
+        self._lineage.look_after = self._hiding.stir
         for each in (self.volumes, self.snapshots, self._disks, self._nodes):
             each.start()
         self._lineage.stir()
@@ -72,8 +73,7 @@ class Fleet:
 
     def nodes_changed(self) -> None:
         """Some give signs of life again, or no more."""
-        for disk in list(self._pools):
-            self._disk_work.stir(disk)
+        self._disk_work.stir(*self._pools)
 
     def excuse(self, node: str) -> str:
         """Why a node may be silent; empty: no reason is known."""
@@ -153,10 +153,6 @@ class Fleet:
         self._ledger.reserve(snapshot.meta.name, spec.disk, spec.size_bytes, spec.provisioning)
 
     # --- internal snapshots ---
-
-    def _look_after(self, *names: str) -> None:
-        for name in names:
-            self._hiding.stir(name)
 
     async def _hide_if_served(self, name: str) -> None:
         await self._operations.run(guard_key(name), lambda: self._hide(name))

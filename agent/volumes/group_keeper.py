@@ -7,9 +7,9 @@ import logging
 from agent.errors import Busy, QuarryError
 from agent.model import SnapshotGroup, SnapshotPhase
 from agent.store.interface import Store
-from agent.volumes.backlog import Backlog
 from agent.volumes.groups import GroupService
 from agent.volumes.observed import Observed
+from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +20,13 @@ class GroupKeeper:
     def __init__(self, store: Store, groups: GroupService) -> None:
         self._store = store
         self._groups = groups
-        self._backlog = Backlog("group snapshot", groups.tidy)
+        self._work = Work("group snapshot", groups.tidy, parallel=1)
 
     async def start(self) -> None:
-        self._backlog.start()
+        pass
 
     async def stop(self) -> None:
-        await self._backlog.stop()
+        await self._work.stop()
 
     async def brought_up(self, observed: Observed) -> None:
         """Hosts first: they may have been held back since the agent was killed."""
@@ -42,7 +42,7 @@ class GroupKeeper:
 
     async def audited(self, observed: Observed) -> None:
         """Have those looked after that nobody is working on."""
-        self._backlog.add(
+        self._work.stir(
             *(
                 each.meta.name
                 for each in await self._store.list(SnapshotGroup)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from agent.errors import Conflict, FailedPrecondition, NotFound, QuarryError
 from agent.model import Condition, ConditionStatus, Snapshot, SnapshotPhase, Volume, VolumePhase
 from agent.volumes import failures
-from agent.volumes.changes import Changes, Work
+from agent.volumes.changes import Changes
 from agent.volumes.disk_records import with_condition, without_condition
 from agent.volumes.lineage import Lineage, is_made
 from agent.volumes.operations import Operations
@@ -20,6 +20,7 @@ from agent.volumes.placement import Ledger
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.snapshot_reconcile import Quiesce, SnapshotReconciler
 from agent.volumes.snapshots import guard_key
+from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 

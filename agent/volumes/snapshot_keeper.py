@@ -8,7 +8,6 @@ from agent.errors import QuarryError
 from agent.model import Snapshot, SnapshotPhase, Volume
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
-from agent.volumes.backlog import Backlog
 from agent.volumes.lineage import Lineage, is_made
 from agent.volumes.observed import Observed
 from agent.volumes.operations import Operations
@@ -17,6 +16,7 @@ from agent.volumes.seeding import drop_helper
 from agent.volumes.settling import SnapshotSettler
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.snapshots import guard_key
+from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +41,18 @@ class SnapshotKeeper:
         self._operations = operations
         self.hides = True
         """Whether internal snapshots that have served are hidden here; in a cluster the controller does it."""
-        self._backlog = Backlog("snapshot", self._look_after)
-        lineage.look_after = self._backlog.add
+        self._work = Work("snapshot", self._look_after, parallel=1)
+        lineage.look_after = self._work.stir
 
     async def start(self) -> None:
-        """Count what is stored, and begin to tidy up in the background."""
+        """Count what is stored."""
         snapshots = await self._store.list(Snapshot)
         self._lineage.load(snapshots, await self._store.list(Volume))
         for each in snapshots:
             self._ledger.reserve(each.meta.name, each.spec.disk, each.spec.size_bytes, each.spec.provisioning)
-        self._backlog.start()
 
     async def stop(self) -> None:
-        await self._backlog.stop()
+        await self._work.stop()
 
     async def brought_up(self, observed: Observed) -> None:
         """A target was read: before any volume is settled."""
@@ -77,7 +76,7 @@ class SnapshotKeeper:
 
     async def audited(self, observed: Observed) -> None:
         """Have those looked at whose data are not as recorded, and all that are waiting to go."""
-        self._backlog.add(*await self._changed(observed))
+        self._work.stir(*await self._changed(observed))
         self._lineage.stir()
 
     async def _changed(self, observed: Observed) -> list[str]:
