@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.config import Settings
 from agent.csi.server import CsiServer, build_controller_server
-from agent.daemon.cluster import HEARTBEAT, LEADER, LEASE_S, RENEW_S, lease_namespace
+from agent.daemon.cluster import HEARTBEAT, LEADER, LEASE_S, RENEW_S, lease_namespace, with_events
 from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, end, ledger, make_private
 from agent.diag.endpoint import serve
@@ -76,7 +76,8 @@ class Controller:
         raise Unavailable("another controller leads now, or the Kubernetes API is away: this one ends")
 
     def _build(self, store: KubernetesStore, leases: Leases) -> None:
-        fenced = FencedStore(store, lambda: self._leader.until)
+        told = with_events(store, "controller", self.settings.identity, self._closers)
+        fenced = FencedStore(told, lambda: self._leader.until)
         book, lineage, operations = ledger(self.settings.pool), Lineage(), Operations(VolumeGuard())
         self._heartbeats = Heartbeats(leases, HEARTBEAT, lambda: self._fleet.nodes_changed())
         self._fleet = Fleet(fenced, book, lineage, operations, self._heartbeats.is_alive)

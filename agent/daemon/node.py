@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.config import Settings
 from agent.csi.server import CsiServer, build_node_server
-from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, lease_namespace
+from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, lease_namespace, with_events
 from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
 from agent.diag.endpoint import serve
@@ -51,11 +51,12 @@ class NodeAgent(TargetSide):
 
     async def _start(self) -> None:
         self._hold_folder()
-        store = await open_kubernetes(self.settings.kubeconfig)
-        self._closers.push_async_callback(store.close)
-        leases = Leases(store.connection, lease_namespace(self.settings))
-        await self._hold_name(leases)
-        zone = self.settings.zone or (await node_labels(store.connection, self.settings.node_name)).get(_ZONE_LABEL, "")
+        cluster = await open_kubernetes(self.settings.kubeconfig)
+        self._closers.push_async_callback(cluster.close)
+        await self._hold_name(Leases(cluster.connection, lease_namespace(self.settings)))
+        store = with_events(cluster, "node", self.settings.node_name, self._closers)
+        labels = await node_labels(cluster.connection, self.settings.node_name)
+        zone = self.settings.zone or labels.get(_ZONE_LABEL, "")
         self.settings = self.settings.model_copy(update={"zone": zone})
         here = PlacedHere(store, self.settings.node_name)
         this = await self._register_node(store)

@@ -97,6 +97,11 @@ class KubernetesStore:
         """For what is no resource of ours: Leases, Nodes."""
         return self._connection
 
+    def uid_of(self, kind: str, name: str) -> str:
+        """What the API calls the object, apart from any other of that name; empty: it is not known."""
+        held = self._caches[kind].get(name)
+        return held.uid if held is not None else ""
+
     @property
     def requests(self) -> int:
         """Requests sent to the API so far."""
