@@ -6,7 +6,10 @@ Level-triggered: whatever has another generation than was settled last, or faile
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TypeVar
 
 from agent.errors import Conflict, FailedPrecondition, NotFound, QuarryError
 from agent.model import Condition, ConditionStatus, Snapshot, SnapshotPhase, Volume, VolumePhase
@@ -28,6 +31,8 @@ HELD = "DeletionHeld"
 """Condition of a Volume that is deleted and not unpublished yet."""
 
 GUARD_S = 10.0
+
+T = TypeVar("T", Volume, Snapshot)
 
 
 class SettlingHere:
@@ -56,8 +61,6 @@ class SettlingHere:
         self._snapshot_work = Work("snapshot", self._settle_snapshot)
         self._volumes = Changes(store, Volume, self._volume_work.stir)
         self._snapshots = Changes(store, Snapshot, self._snapshot_work.stir)
-        self._tried: dict[str, int] = {}
-        """Generations that failed: their own record of it is no news."""
 
     def start(self) -> None:
         self._volumes.start()
@@ -66,6 +69,20 @@ class SettlingHere:
     async def stop(self) -> None:
         for each in (self._volumes, self._snapshots, self._volume_work, self._snapshot_work):
             await each.stop()
+
+    @asynccontextmanager
+    async def _failure_told(self, resource: T) -> AsyncIterator[None]:
+        """Records what ends the block, for whoever waits for `resource`."""
+        try:
+            yield
+        except (Conflict, NotFound):
+            raise  # somebody else wrote: it is read again
+        except QuarryError as error:
+            status = replace(resource.status, observed=resource.meta.generation, failure=failures.record(error))
+            if status != resource.status:
+                log.warning("%s %s could not be settled: %s", type(resource).__name__, resource.meta.name, error)
+                await self._store.update(replace(resource, status=status))
+            raise
 
     # --- volumes ---
 
@@ -87,17 +104,8 @@ class SettlingHere:
             self._ledger.reserve(volume.meta.name, spec.placement[0].disk, spec.size_bytes, spec.provisioning)
         if spec.source is not None and not is_made(volume):
             self._lineage.expect(volume.meta.name, spec.source.snapshot)
-        try:
+        async with self._failure_told(volume):
             await self._reconciler.settle(_with_deletion_told(volume))
-        except (Conflict, NotFound):
-            raise  # somebody else wrote: it is read again
-        except QuarryError as error:
-            failure = failures.record(error)
-            status = replace(volume.status, observed=volume.meta.generation, failure=failure)
-            if status != volume.status:
-                log.warning("volume %s could not be settled: %s", volume.meta.name, error)
-                await self._store.update(replace(volume, status=status))
-            raise
 
     async def _volume_is_gone(self, volume: Volume) -> None:
         """Say that the data are gone: the record is the controller's to remove."""
@@ -132,19 +140,11 @@ class SettlingHere:
         spec = snapshot.spec
         if not snapshot.meta.deleting:
             self._ledger.reserve(name, spec.disk, spec.size_bytes, spec.provisioning)
-        try:
+        async with self._failure_told(snapshot):
             if snapshot.meta.deleting or snapshot.status.phase is not SnapshotPhase.PENDING:
                 await self._cutter.settle(snapshot)
             else:
                 await self._take(snapshot)
-        except (Conflict, NotFound):
-            raise
-        except QuarryError as error:
-            status = replace(snapshot.status, observed=snapshot.meta.generation, failure=failures.record(error))
-            if status != snapshot.status:
-                log.warning("snapshot %s could not be settled: %s", name, error)
-                await self._store.update(replace(snapshot, status=status))
-            raise
 
     async def _take(self, snapshot: Snapshot) -> None:
         async with self._operations.guard.hold(snapshot.spec.volume, wait_s=GUARD_S):
