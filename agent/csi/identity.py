@@ -18,10 +18,11 @@ _Expansion = csi.PluginCapability.VolumeExpansion
 
 
 class IdentityService(csi_pb2_grpc.IdentityServicer):
-    """csi.v1.Identity."""
+    """csi.v1.Identity. `has_groups`: whether group snapshots are served too."""
 
-    def __init__(self, prober: Prober) -> None:
+    def __init__(self, prober: Prober, *, has_groups: bool = False) -> None:
         self._prober = prober
+        self._has_groups = has_groups
 
     async def GetPluginInfo(  # noqa: N802
         self, request: csi.GetPluginInfoRequest, context: Any
@@ -31,11 +32,9 @@ class IdentityService(csi_pb2_grpc.IdentityServicer):
     async def GetPluginCapabilities(  # noqa: N802
         self, request: csi.GetPluginCapabilitiesRequest, context: Any
     ) -> csi.GetPluginCapabilitiesResponse:
-        services = (
-            _Service.CONTROLLER_SERVICE,
-            _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS,
-            _Service.GROUP_CONTROLLER_SERVICE,
-        )
+        services = [_Service.CONTROLLER_SERVICE, _Service.VOLUME_ACCESSIBILITY_CONSTRAINTS]
+        if self._has_groups:
+            services.append(_Service.GROUP_CONTROLLER_SERVICE)
         return csi.GetPluginCapabilitiesResponse(
             capabilities=[
                 *(csi.PluginCapability(service=_Service(type=service)) for service in services),

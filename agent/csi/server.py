@@ -98,7 +98,7 @@ def build_server(
     """The server of a machine that is its own controller (`quarry standalone`)."""
     return CsiServer(
         endpoint,
-        IdentityService(volumes),
+        IdentityService(volumes, has_groups=True),
         ControllerService(volumes, snapshots),
         NodeService(volumes, node, this),
         GroupControllerService(groups),
@@ -116,18 +116,14 @@ def build_controller_server(
     prober: Prober,
     volumes: Volumes,
     snapshots: Snapshots,
-    groups: Groups,
     endpoint: str,
     admit: Callable[[], None],
 ) -> CsiServer:
-    """The server of a controller of a cluster (`quarry controller`); `admit` raises while another one leads."""
-    return CsiServer(
-        endpoint,
-        IdentityService(prober),
-        ControllerService(volumes, snapshots),
-        groups=GroupControllerService(groups),
-        admit=admit,
-    )
+    """The server of a controller of a cluster (`quarry controller`); `admit` raises while another one leads.
+
+    Without group snapshots: nothing holds back writers on several nodes at one point in time yet.
+    """
+    return CsiServer(endpoint, IdentityService(prober), ControllerService(volumes, snapshots), admit=admit)
 
 
 def _somebody_waits(record: logging.LogRecord) -> bool:

@@ -20,7 +20,6 @@ from agent.model import TargetState, Volume
 from agent.store.fenced import FencedStore
 from agent.store.kubernetes.leases import Heartbeats, Holder, Leases
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
-from agent.volumes.cluster_groups import NoGroups
 from agent.volumes.fleet import Fleet
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.lineage import Lineage
@@ -61,9 +60,7 @@ class Controller:
         self._leader = Holder(leases, LEADER, settings.identity, lease_s=LEASE_S, renew_s=RENEW_S)
         self._closers.push_async_callback(self._leader.release)
         self._build(store, leases)
-        server = build_controller_server(
-            self, self.volumes, self.snapshots, NoGroups(), settings.csi_endpoint, self._admit
-        )
+        server = build_controller_server(self, self.volumes, self.snapshots, settings.csi_endpoint, self._admit)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         await self._serve_http(store, server)
         await server.start()
