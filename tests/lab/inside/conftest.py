@@ -128,19 +128,13 @@ def kernel_log() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def node(kind: str) -> Iterator[Node]:
-    node = Node(kind)
-    try:
-        node.start()
+    with Node(kind).running() as node:
         yield node
-    finally:
-        print(f"--- agent log ({kind})\n{node.log()[-20000:]}")
-        node.close()
 
 
 @pytest.fixture
 async def client(node: Node) -> AsyncIterator[CsiClient]:
-    async with CsiClient(node.endpoint, timeout_s=120) as client:
-        await node.ready(client)
+    async with node.served() as client:
         yield client
 
 

@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Self
 
 from agent.csi.client import CsiClient
 from agent.csi.pb import csi_pb2 as csi
@@ -54,6 +55,23 @@ class Node:
         self._port = free_port()
         self._target = Target("real", memory=target_args) if kind == "real" else None
         self._agent: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Started, and at the end closed, with what the agent said shown."""
+        try:
+            self.start()
+            yield self
+        finally:
+            print(f"--- agent log ({self.kind})\n{self.log()[-20000:]}")
+            self.close()
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[CsiClient]:
+        """Its CSI, once it is ready."""
+        async with CsiClient(self.endpoint, timeout_s=120) as client:
+            await self.ready(client)
+            yield client
 
     def start(self) -> None:
         """Start the processes that do not run."""

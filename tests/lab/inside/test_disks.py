@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from agent.csi.client import CsiClient
-
 from .hardware import SERIALS, by_path, controller, driver, listed, quarry, replug
 from .node import MIB, Node, Pod
 from .tools import digest, patiently, run, until, write
@@ -143,13 +141,8 @@ async def test_what_dies_while_a_controller_is_moved_is_finished_or_taken_back(v
 @pytest.fixture
 def own_node(vfio: None, hugepages: None) -> Iterator[Node]:
     """An agent whose only NVMe disk is the one that the test gives it."""
-    node = Node("real", file_disk="64MiB:hdd", target_args=["-s", "768"])
-    try:
-        node.start()
+    with Node("real", file_disk="64MiB:hdd", target_args=["-s", "768"]).running() as node:
         yield node
-    finally:
-        print(f"--- agent log\n{node.log()[-20000:]}")
-        node.close()
 
 
 async def until_healthy(disk: str, state: list[str]) -> None:
@@ -165,8 +158,7 @@ async def until_healthy(disk: str, state: list[str]) -> None:
 async def test_volumes_are_served_from_a_disk_that_the_target_drives(own_node: Node) -> None:
     node, state = own_node, ["--state-dir", str(own_node.folder / "state")]
     address = controller(SERIALS["b"])
-    async with CsiClient(node.endpoint, timeout_s=120) as client:
-        await node.ready(client)
+    async with node.served() as client:
         bound = json.loads(await quarry("disks", "bind", SERIALS["b"], "--yes", "-o", "json", *state))
         identity = bound["disks"][0]["id"]
         await quarry("disks", "claim", identity, "--yes", *state)
@@ -215,8 +207,7 @@ async def test_volumes_are_served_from_a_disk_that_the_target_drives(own_node: N
 async def test_volumes_are_served_from_kernel_disks_of_each_tier(own_node: Node) -> None:
     node, state = own_node, ["--state-dir", str(own_node.folder / "state")]
     disks = {"nvme": SERIALS["b"], "ssd": SERIALS["ssd"], "hdd": SERIALS["hdd"]}
-    async with CsiClient(node.endpoint, timeout_s=120) as client:
-        await node.ready(client)
+    async with node.served() as client:
         claimed = json.loads(await quarry("disks", "claim", *disks.values(), "--yes", "-o", "json", *state))
         assert len(claimed) == len(disks)
         pods, written = list[Pod](), list[str]()

@@ -32,19 +32,13 @@ def own_node() -> Iterator[Node]:
         pytest.skip(
             "no spdk_tgt where the lab was started (SPDK_TGT or PATH); the embedded target has no block devices"
         )
-    node = Node("real", file_disk="64MiB:hdd")
-    try:
-        node.start()
+    with Node("real", file_disk="64MiB:hdd").running() as node:
         yield node
-    finally:
-        print(f"--- agent log\n{node.log()[-20000:]}")
-        node.close()
 
 
 @pytest.fixture
 async def client(own_node: Node) -> AsyncIterator[CsiClient]:
-    async with CsiClient(own_node.endpoint, timeout_s=120) as client:
-        await own_node.ready(client)
+    async with own_node.served() as client:
         yield client
 
 

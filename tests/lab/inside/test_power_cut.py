@@ -54,8 +54,7 @@ async def test_power_is_cut(vfio: None, hugepages: None) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     here = node()
     here.start()
-    async with CsiClient(here.endpoint, timeout_s=120) as client:
-        await here.ready(client)
+    async with here.served() as client:
         mine, written = pods(here, client), dict[str, list[str]]()
         bound = json.loads(await quarry("disks", "bind", SERIALS["b"], "--yes", "-o", "json", *STATE))
         by_size = sorted(await listed(*STATE), key=lambda disk: disk["size_bytes"])
@@ -89,8 +88,7 @@ async def test_all_is_there_after_the_power_cut(vfio: None, hugepages: None) -> 
     here = node()
     here.start()
     try:
-        async with CsiClient(here.endpoint, timeout_s=120) as client:
-            await here.ready(client)
+        async with here.served() as client:
             await until(lambda: driver(address), lambda name: name == "vfio-pci", 120)
             for name, pod in pods(here, client).items():
                 _, pod.volume_id, kept = written[name]
