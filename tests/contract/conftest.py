@@ -28,7 +28,7 @@ OTHER_HOST = "nqn.2014-08.org.nvmexpress:uuid:99999999-2222-3333-4444-5555555555
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="session", params=["embedded", "real"])
+@pytest.fixture(scope="package", params=["embedded", "real"])
 def kind(request: pytest.FixtureRequest) -> str:
     chosen: str = request.param
     if chosen == "real" and find_spdk_tgt() is None:
@@ -45,12 +45,12 @@ def _running(kind: str, core: int) -> Iterator[Target]:
         target.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def target(kind: str) -> Iterator[Target]:
     yield from _running(kind, 0)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def second(kind: str) -> Iterator[Target]:
     yield from _running(kind, 1)
 
@@ -88,7 +88,7 @@ def name() -> Callable[[str], str]:
     return lambda stem: f"{stem}-{next(_numbers)}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def port() -> int:
     return free_port()
 

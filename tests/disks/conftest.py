@@ -29,7 +29,7 @@ FAST_S = 2.0
 """Within this time everything follows what happens to a disk."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spdk_tgt() -> Iterator[Target]:
     """One real target for all tests here; each leaves it as it was."""
     if find_spdk_tgt() is None:
