@@ -210,9 +210,7 @@ class TargetSide:
         settings = self.settings
         present = set[str]()
         for file_disk in settings.file_disks:
-            known = await store.get(Disk, files.disk_id(file_disk.path))
-            if known is not None and known.status.node != settings.node_name:
-                raise FailedPrecondition(f"{file_disk.path} is a disk of node {known.status.node}: name another file")
+            known = await store.get(Disk, files.disk_id(file_disk.path, settings.node_name))
             if known is not None and known.status.pool.uuid and not file_disk.path.exists():
                 # An empty file in its place would look like the disk, without the volumes.
                 continue

@@ -22,9 +22,9 @@ MIN_BYTES = 64 * 1024 * 1024
 SCAN_BYTES = 1024 * 1024
 
 
-def disk_id(path: Path) -> str:
-    """Identity of a file disk: a file has no serial number, its real path is what stays."""
-    return "file-" + hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+def disk_id(path: Path, node: str) -> str:
+    """Identity of a file disk: a file has no serial number, what stays is its real path on its node."""
+    return "file-" + hashlib.sha256(node.encode() + b"\0" + os.fsencode(path.resolve())).hexdigest()[:16]
 
 
 def prepare(disk: FileDisk, node: str) -> Disk:
@@ -42,7 +42,7 @@ def prepare(disk: FileDisk, node: str) -> Disk:
             "file-disk", f"{disk.path} exists and has only {size} bytes", "remove it or name another file"
         )
     return Disk(
-        meta=Meta(disk_id(disk.path)),
+        meta=Meta(disk_id(disk.path, node)),
         spec=DiskSpec(claimed=True, tier_override=disk.tier),
         status=DiskStatus(
             node=node,

@@ -137,6 +137,12 @@ def test_what_cannot_be_a_file_disk_is_refused(what: str, folder: Path) -> None:
         files.prepare(FileDisk.parse(f"{paths[what]}:128MiB:ssd"), "node-a")
 
 
+def test_a_path_means_another_file_on_another_node(folder: Path) -> None:
+    disk = FileDisk.parse(f"{folder}/d0.img:128MiB:hdd")
+    names = {files.prepare(disk, node).meta.name for node in ("node-a", "node-b", "node-a")}
+    assert len(names) == 2
+
+
 def test_a_missing_file_is_made_sparse_and_kept_on_repetition(folder: Path) -> None:
     wanted = FileDisk.parse(f"{folder}/d0.img:4GiB:ssd")
     first = files.prepare(wanted, "node-a")

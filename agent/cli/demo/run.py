@@ -26,6 +26,7 @@ from agent.cli.output import print_json
 from agent.config import Settings, load_settings
 from agent.csi.client import CsiClient
 from agent.daemon import Standalone
+from agent.disks.files import disk_id
 from agent.errors import QuarryError
 from agent.volumes.names import volume_id, volume_nqn
 
@@ -120,7 +121,8 @@ class Run:
         host: Host = UserHost(scene) if choice.frontend == frontends.USER else KernelHost(scene, choice.fs_type)
         if self._wish.spdk_socket is not None:
             nqn = volume_nqn(volume_id(VOLUME_NAME))
-            self._undo.push_async_callback(give_back, self._wish.spdk_socket, nqn, _disk_files(workspace))
+            disks = [disk_id(file, NODE_NAME) for file in _disk_files(workspace)]
+            self._undo.push_async_callback(give_back, self._wish.spdk_socket, nqn, disks)
         self._undo.push_async_callback(scene.node.stop)
         self._undo.push_async_callback(scene.csi.close)
         self._undo.push_async_callback(host.release)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.disks.files import disk_id
 from agent.model import Disk, Meta
 from agent.spdk import bdev, lvol, nvmf
 from agent.spdk.client import Client
@@ -12,8 +11,8 @@ from agent.spdk.client import Client
 _TIMEOUT_S = 5.0
 
 
-async def give_back(socket: Path, nqn: str, files: list[Path]) -> None:
-    """Remove the subsystem `nqn`, the pools and the disks made of `files`; the agent is gone by then.
+async def give_back(socket: Path, nqn: str, disks: list[str]) -> None:
+    """Remove the subsystem `nqn`, the pools and the bdevs of `disks`, by identity; the agent is gone by then.
 
     Nothing else in the target is touched. The NVMe/TCP transport stays: it belongs to the target, and others may be
     using it by now. Raises Unavailable when the target is gone: then so is everything in it.
@@ -24,8 +23,7 @@ async def give_back(socket: Path, nqn: str, files: list[Path]) -> None:
         await rpc.wait_connected(_TIMEOUT_S)
         if await nvmf.get_subsystem(rpc, nqn):
             await nvmf.delete_subsystem(rpc, nqn)
-        for file in files:
-            disk = Disk(Meta(disk_id(file)))
+        for disk in (Disk(Meta(name)) for name in disks):
             if await lvol.get_lvstore(rpc, disk.pool_name):
                 await lvol.delete_lvstore(rpc, disk.pool_name)
             if await bdev.get(rpc, disk.bdev_name):
