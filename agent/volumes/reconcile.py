@@ -257,17 +257,18 @@ class Reconciler:
         return self._observed
 
     def _status(self, volume: Volume, desired: DesiredReplica) -> VolumeStatus:
-        settled = replace(self._judged(volume, desired), observed=volume.meta.generation, failure=None)
+        settled = self._judged(volume, desired)
         return volume.status if settled == volume.status else settled
 
     def _judged(self, volume: Volume, desired: DesiredReplica) -> VolumeStatus:
+        observed = volume.meta.generation
         seen = self._observed.get(volume.meta.name) if self._observed else None
         lvol = seen.lvol if seen else None
         if seen is not None and is_lost(desired, seen):
             what = f"its data (lvol {desired.lvol_uuid}) are not in pool {desired.pool}"
-            return replace(volume.status, phase=VolumePhase.FAILED, message=what)
+            return replace(volume.status, phase=VolumePhase.FAILED, message=what, observed=observed, failure=None)
         if lvol is None:
-            return volume.status
+            return replace(volume.status, observed=observed, failure=None)
         replica = ReplicaStatus(
             name=next(each.name for each in volume.spec.placement if each.node == self.node),
             ready=True,
@@ -277,7 +278,13 @@ class Reconciler:
             else None,
         )
         return replace(
-            volume.status, phase=VolumePhase.READY, size_bytes=lvol.size_bytes, replicas=(replica,), message=""
+            volume.status,
+            phase=VolumePhase.READY,
+            size_bytes=lvol.size_bytes,
+            replicas=(replica,),
+            message="",
+            observed=observed,
+            failure=None,
         )
 
 
