@@ -110,6 +110,8 @@ class Controller:
         parts = Parts(
             role="controller",
             store=store,
+            store_writes=store.writes,
+            store_requests=store.connection.sent,
             calls=server.calls,
             is_serving=lambda: server.is_serving,
             ledger=self._ledger,

@@ -21,7 +21,7 @@ from agent.host import ublk
 from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState, Volume
 from agent.store.interface import Store
 from agent.store.kubernetes.leases import Holder, Leases, node_labels
-from agent.store.kubernetes.store import open_kubernetes
+from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 from agent.volumes.changes import Changes
 from agent.volumes.node import NodeVolumes
 from agent.volumes.node_view import NodeView
@@ -72,7 +72,7 @@ class NodeAgent(TargetSide):
         self._closers.push_async_callback(end, telling)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         self._closers.push_async_callback(end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
-        await self._serve_http(store, core, server)
+        await self._serve_http(cluster, core, server)
         await self.node.release_leftovers(await store.list(Volume))
         await server.start()
         log.info("serving CSI on %s for node %s", self.settings.csi_endpoint, self.settings.node_name)
@@ -165,11 +165,13 @@ class NodeAgent(TargetSide):
             except QuarryError as error:
                 log.info("the state of the target could not be told: %s", error)
 
-    async def _serve_http(self, store: Store, core: Core, server: CsiServer) -> None:
+    async def _serve_http(self, store: KubernetesStore, core: Core, server: CsiServer) -> None:
         parts = Parts(
             role="node",
             node=self.settings.node_name,
             store=store,
+            store_writes=store.writes,
+            store_requests=store.connection.sent,
             calls=server.calls,
             is_serving=lambda: server.is_serving,
             rpc=self.rpc,

@@ -66,6 +66,12 @@ def _agent(parts: Parts, facts: Facts) -> Iterator[Metric]:
     for (kind, operation), count in sorted(dict(parts.store_writes).items()):
         writes.add_metric([kind, operation.lower()], count)
     yield writes
+    requests = CounterMetricFamily(
+        "quarry_kubernetes_requests", "Requests sent to the Kubernetes API.", labels=["kind", "verb"]
+    )
+    for key, count in sorted(dict(parts.store_requests).items()):
+        requests.add_metric(key, count)
+    yield requests
 
 
 def _csi(calls: Tally) -> Iterator[Metric]:

@@ -34,6 +34,8 @@ class Parts:
     role: str
     store: Store
     store_writes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    store_requests: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Requests to the Kubernetes API, by kind and verb."""
     node: str = ""
     calls: Tally = field(default_factory=Tally)
     """CSI calls answered, by method and code."""

@@ -16,15 +16,28 @@ import msgspec
 from rich.console import Console
 
 from agent.csi.tuning import tune
+from tests.bench.churn import QUICK as CHURN_QUICK
+from tests.bench.churn import ChurnBench
+from tests.bench.churn import Sizes as ChurnSizes
+from tests.bench.churn_report import show as show_churn
+from tests.bench.churn_results import Churn
+from tests.bench.churn_results import verdicts as churn_verdicts
+from tests.bench.cluster import MeasuredCluster
 from tests.bench.report import show
-from tests.bench.results import Results, verdicts
+from tests.bench.results import Results, Verdict, verdicts
 from tests.bench.run import QUICK, Bench, Sizes
 from tests.bench.target import Target, find_real, leave_a_cpu_to_the_target
+from tests.kube.control_plane import missing
+
+PARTS = ("standalone", "cluster")
 
 
 @click.command()
 @click.option("--target", "kind", type=click.Choice(["embedded", "real"]), help="Default: real where it is found.")
 @click.option("--target-cpu", type=int, help="CPU the real target polls on [default: the last one].")
+@click.option(
+    "--part", "parts", type=click.Choice(PARTS), multiple=True, help="What to measure [default: all there is]."
+)
 @click.option("--quick", is_flag=True, help="A minute's smoke run; its numbers mean little.")
 @click.option("--volumes", type=click.IntRange(min=20), help="Volumes to grow to [default: 2000].")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
@@ -35,49 +48,98 @@ from tests.bench.target import Target, find_real, leave_a_cpu_to_the_target
 def bench(
     kind: str | None,
     target_cpu: int | None,
+    parts: tuple[str, ...],
     quick: bool,
     volumes: int | None,
     output: str,
     check: bool,
     work_dir: Path | None,
 ) -> None:
-    """Measure the agent through its CSI socket, beside the floors of the same target."""
+    """Measure the agent through its CSI socket, beside the floors of the same target and the same API server."""
     tune()  # the caller shares a CPU with the agent
-    real = find_real()
+    real = None if kind == "embedded" else find_real()
     if kind == "real" and real is None:
         raise click.UsageError("no spdk_tgt: set SPDK_TGT or put it on PATH")
-    sizes = QUICK if quick else Sizes()
-    if volumes is not None:
-        sizes = replace(sizes, many=volumes, recovered=min(sizes.recovered, volumes // 2))
+    absent = missing()
+    if "cluster" in parts and absent:
+        raise click.UsageError(absent)
     notes = Console(stderr=True)
     folder = Path(tempfile.mkdtemp(prefix="quarry-bench-", dir=work_dir))
     cpu = (os.cpu_count() or 1) - 1 if target_cpu is None else target_cpu
-    target = Target(folder, None if kind == "embedded" else real, cpu)
-    if target.real:
+    if real is not None:
         leave_a_cpu_to_the_target(cpu)
+    results, churn = None, None
     try:
-        results = asyncio.run(_measured(folder, target, sizes, lambda text: notes.print(f"[dim]{text}[/]")))
+        if "standalone" in (parts or PARTS):
+            results = _standalone(
+                folder, Target(folder, real, cpu), _sizes(QUICK if quick else Sizes(), volumes), notes
+            )
+        if "cluster" in (parts or PARTS) and not absent:
+            cluster = MeasuredCluster(folder, real, cpu)
+            churn = _cluster(cluster, _crowd(CHURN_QUICK if quick else ChurnSizes(), volumes), notes)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    _print(results, churn, output)
+    if not parts and absent:
+        notes.print(f"Cluster: not measured, {absent}", markup=False)
+    if check and not all(verdict.passed for verdict in _verdicts(results, churn)):
+        sys.exit(1)
+
+
+def _sizes(sizes: Sizes, volumes: int | None) -> Sizes:
+    return sizes if volumes is None else replace(sizes, many=volumes, recovered=min(sizes.recovered, volumes // 2))
+
+
+def _crowd(sizes: ChurnSizes, volumes: int | None) -> ChurnSizes:
+    return sizes if volumes is None else replace(sizes, many=volumes, crowd=volumes)
+
+
+def _standalone(folder: Path, target: Target, sizes: Sizes, notes: Console) -> Results:
+    try:
+        return asyncio.run(_measured(folder, target, sizes, _sayer(notes)))
     except BaseException:
         for name in ("agent.log", "target.log"):
             notes.print(f"--- end of {name}", *_tail(folder / name), sep="\n", markup=False)
         raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    _print(results, output)
-    if check and not all(verdict.passed for verdict in verdicts(results)):
-        sys.exit(1)
+
+
+def _cluster(cluster: MeasuredCluster, sizes: ChurnSizes, notes: Console) -> Churn:
+    async def measured() -> Churn:
+        try:
+            return await ChurnBench(cluster, sizes, _sayer(notes)).run()
+        except BaseException:
+            for name, text in cluster.logs().items():
+                notes.print(f"--- end of the log of {name}", text, sep="\n", markup=False)
+            raise
+        finally:
+            await cluster.stop()
+
+    return asyncio.run(measured())
+
+
+def _sayer(notes: Console) -> Callable[[str], None]:
+    return lambda text: notes.print(f"[dim]{text}[/]")
 
 
 async def _measured(folder: Path, target: Target, sizes: Sizes, say: Callable[[str], None]) -> Results:
     return await Bench(folder, target, sizes, say).run()
 
 
-def _print(results: Results, output: str) -> None:
+def _verdicts(results: Results | None, churn: Churn | None) -> list[Verdict]:
+    return [*(verdicts(results) if results else ()), *(churn_verdicts(churn) if churn else ())]
+
+
+def _print(results: Results | None, churn: Churn | None, output: str) -> None:
     if output == "json":
-        document = asdict(results) | {"verdicts": [asdict(verdict) for verdict in verdicts(results)]}
+        document = {**(asdict(results) if results else {}), "cluster": asdict(churn) if churn else None}
+        document["verdicts"] = [asdict(verdict) for verdict in _verdicts(results, churn)]
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
         return
-    show(Console(width=None if sys.stdout.isatty() else 140), results)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if results is not None:
+        show(console, results)
+    if churn is not None:
+        show_churn(console, churn)
 
 
 def _tail(file: Path) -> list[str]:

@@ -93,10 +93,10 @@ async def lives(client: CsiClient, names: list[str], size_bytes: int, callers: i
     taken: Timings = {step: [] for step in STEPS}
 
     async def life(name: str) -> None:
-        volume = await _timed(taken["create"], client.create_volume(name, size_bytes, {"tier": TIER}, block=True))
-        await _timed(taken["publish"], client.publish(volume, NODE, block=True))
-        await _timed(taken["unpublish"], client.unpublish(volume, NODE))
-        await _timed(taken["delete"], client.delete_volume(volume))
+        volume = await timed(taken["create"], client.create_volume(name, size_bytes, {"tier": TIER}, block=True))
+        await timed(taken["publish"], client.publish(volume, NODE, block=True))
+        await timed(taken["unpublish"], client.unpublish(volume, NODE))
+        await timed(taken["delete"], client.delete_volume(volume))
 
     return await pooled(names, callers, life), taken
 
@@ -128,7 +128,7 @@ async def queries(client: CsiClient, volume: str, size_bytes: int, times: int) -
     taken: Timings = {name: [] for name in calls}
     for name, call in calls.items():
         for _ in range(times):
-            await _timed(taken[name], call())
+            await timed(taken[name], call())
     return taken
 
 
@@ -147,7 +147,8 @@ async def pooled(names: list[str], callers: int, work: Callable[[str], Awaitable
     return time.perf_counter() - started
 
 
-async def _timed(into: list[float], call: Awaitable[T]) -> T:
+async def timed(into: list[float], call: Awaitable[T]) -> T:
+    """What `call` answers; `into` gets the seconds it took."""
     started = time.perf_counter()
     result = await call
     into.append(time.perf_counter() - started)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
 from tests.bench.raw import STEPS
-from tests.bench.results import Growth, Latency, Results, verdicts
+from tests.bench.results import Growth, Latency, Results, Verdict, verdicts
 
 
 def show(console: Console, results: Results) -> None:
@@ -16,22 +18,28 @@ def show(console: Console, results: Results) -> None:
     if results.growth is not None:
         console.print(_growth(results.growth))
     _rest(console, results)
-    for verdict in verdicts(results):
-        word = "[green]pass[/]" if verdict.passed else "[red]FAIL[/]"
-        console.print(f"{word}  {verdict.what} {verdict.limit:g}: {verdict.value:.2f}")
+    judge(console, verdicts(results))
     if results.target != "real":
         console.print("The limits are meant for a real SPDK target; here they are for information.")
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
+def judge(console: Console, found: Sequence[Verdict]) -> None:
+    """What was promised, and whether it was kept."""
+    for verdict in found:
+        word = "[green]pass[/]" if verdict.passed else "[red]FAIL[/]"
+        console.print(f"{word}  {verdict.what} {verdict.limit:g}: {verdict.value:.2f}")
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty one; the first column is the rows' name."""
+    made = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
-    return table
+        made.add_column(column, justify="left" if index == 0 else "right")
+    return made
 
 
 def _rates(results: Results) -> Table:
-    table = _table(
+    made = table(
         "Volumes created, published, unpublished and deleted per second",
         *(
             "callers",
@@ -46,41 +54,42 @@ def _rates(results: Results) -> Table:
     for rate in results.rates:
         official = f"{results.official_lives_per_second:.1f}" if rate.callers == 1 else "-"
         cpu = [f"{rate.agent_cpu_ms_per_life:.2f} ms", f"{rate.client_cpu_ms_per_life:.2f} ms"]
-        table.add_row(str(rate.callers), f"{rate.agent:.1f}", f"{rate.floor:.1f}", f"{rate.ratio:.2f}", official, *cpu)
-    return table
+        made.add_row(str(rate.callers), f"{rate.agent:.1f}", f"{rate.floor:.1f}", f"{rate.ratio:.2f}", official, *cpu)
+    return made
 
 
-def _pair(latency: Latency | None) -> str:
+def pair(latency: Latency | None) -> str:
+    """p50 / p99."""
     return f"{latency.p50:.2f} / {latency.p99:.2f}" if latency else "-"
 
 
 def _latency(results: Results) -> Table:
     callers = [f"CSI, {rate.callers} callers" for rate in results.rates]
-    table = _table("Latency in milliseconds, p50 / p99", "call", *callers, "raw, 1 caller", "official, 1 caller")
+    made = table("Latency in milliseconds, p50 / p99", "call", *callers, "raw, 1 caller", "official, 1 caller")
     for step in STEPS:
-        ours = [_pair(rate.calls.get(step)) for rate in results.rates]
-        table.add_row(step, *ours, _pair(results.floor_steps.get(step)), _pair(results.official.get(step)))
+        ours = [pair(rate.calls.get(step)) for rate in results.rates]
+        made.add_row(step, *ours, pair(results.floor_steps.get(step)), pair(results.official.get(step)))
     for name, latency in results.queries.items():
-        table.add_row(name, _pair(latency))
-    return table
+        made.add_row(name, pair(latency))
+    return made
 
 
 def _growth(growth: Growth) -> Table:
     few, many = f"at {growth.few}", f"at {growth.many:,}"
-    table = _table(
+    made = table(
         "Growth: p50 in milliseconds at one caller",
         *("call", f"CSI {few}", f"CSI {many}", "ratio", f"raw {few}", f"raw {many}", "ratio"),
     )
     ours, floor = growth.ratios(), growth.floor_ratios()
     for call in STEPS:
-        table.add_row(
+        made.add_row(
             *(call, f"{growth.agent_few[call].p50:.2f}", f"{growth.agent_many[call].p50:.2f}", f"{ours[call]:.2f}"),
             *(f"{growth.floor_few[call].p50:.2f}", f"{growth.floor_many[call].p50:.2f}", f"{floor[call]:.2f}"),
         )
     cpu_few, cpu_many = growth.agent_cpu_ms_few, growth.agent_cpu_ms_many
     ratio = cpu_many / cpu_few if cpu_few else 0.0
-    table.add_row("agent CPU per life", f"{cpu_few:.2f}", f"{cpu_many:.2f}", f"{ratio:.2f}")
-    return table
+    made.add_row("agent CPU per life", f"{cpu_few:.2f}", f"{cpu_many:.2f}", f"{ratio:.2f}")
+    return made
 
 
 def _rest(console: Console, results: Results) -> None:

@@ -11,29 +11,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.bench.churn_results import Churn, disagreement
+from tests.bench.churn_results import verdicts as verdicts_of_cluster
 from tests.bench.results import Latency, Results, verdicts
 from tests.bench.target import find_real
+from tests.kube.control_plane import missing
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("target", ["embedded", pytest.param("real", marks=pytest.mark.real)])
-async def test_quick_run(target: str, tmp_path: Path) -> None:
-    if target == "real" and find_real() is None:
-        pytest.skip("no spdk_tgt: neither SPDK_TGT nor PATH names one")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench", "--quick", "--target", target, "-o", "json"),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        output = (await asyncio.wait_for(process.communicate(), 100))[0]
-    finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    assert process.returncode == 0
+async def test_quick_run(target: str) -> None:
+    output = await _bench(target, "standalone")
     found = msgspec.json.decode(output, type=Results, strict=False)
     assert found.target == target
     assert [rate.callers for rate in found.rates] == [1, 8]
@@ -49,6 +38,42 @@ async def test_quick_run(target: str, tmp_path: Path) -> None:
     assert found.usage is not None
     assert found.usage.rss_many_mib > 10
     assert len(verdicts(found)) == 3
+
+
+@pytest.mark.parametrize("target", ["embedded", pytest.param("real", marks=pytest.mark.real)])
+async def test_quick_run_of_a_cluster(target: str) -> None:
+    if why := missing():
+        pytest.skip(why)
+    found = msgspec.convert(msgspec.json.decode(await _bench(target, "cluster"))["cluster"], Churn)
+    assert found.target == target
+    for lives in (found.few, found.many, found.beside):
+        assert lives.per_second > 0
+        assert set(lives.calls) == {"create", "publish", "unpublish", "delete"}
+        assert not disagreement(lives)
+        assert {each.name for each in lives.processes} >= {"node", "controller"}
+    assert all(floor > 0 for floor in found.floors)
+    assert found.crowd.volumes == 40
+    requests = next(each for each in verdicts_of_cluster(found) if "requests per volume" in each.what)
+    assert requests.passed, (found.few.requests, found.many.requests)
+
+
+async def _bench(target: str, part: str) -> bytes:
+    if target == "real" and find_real() is None:
+        pytest.skip("no spdk_tgt: neither SPDK_TGT nor PATH names one")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench", "--quick", "--part", part, "--target", target, "-o", "json"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        output = (await asyncio.wait_for(process.communicate(), 100))[0]
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    assert process.returncode == 0
+    return output
 
 
 def test_latency_of_known_values() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ _ATTEMPT_S = 10.0
 _LINE_MAX = 64 << 20
 
 MERGE_PATCH = "application/merge-patch+json"
+
+_VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(Json)
@@ -86,8 +89,8 @@ class Connection:
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._quiet_until = 0.0
         """The API server has asked for a pause until then, on the loop's clock."""
-        self.sent = 0
-        """Requests sent, watches and repetitions included."""
+        self.sent: Counter[tuple[str, str]] = Counter()
+        """Requests sent, watches and repetitions included, by kind (with its subresource) and verb."""
 
     @property
     def server(self) -> str:
@@ -108,6 +111,7 @@ class Connection:
             try:
                 async with self._slots:
                     await self._wait_for_quiet(deadline)
+                    self.sent[_counted(method, path, asked)] += 1
                     status, headers, text = await self._send(method, path, data, content)
             except TimeoutError as error:
                 failure: Exception = error
@@ -134,7 +138,6 @@ class Connection:
     async def _send(
         self, method: str, path: str, data: bytes | None, content: str
     ) -> tuple[int, Mapping[str, str], bytes]:
-        self.sent += 1
         headers = await self._headers(content)
         timeout = aiohttp.ClientTimeout(total=_ATTEMPT_S, sock_connect=5.0)
         async with self._session.request(
@@ -144,7 +147,7 @@ class Connection:
 
     async def watch(self, path: str, asked: Asked) -> AsyncIterator[Json]:
         """The events of a watch as they come, until the server ends it. Raises like `request`, sends nothing again."""
-        self.sent += 1
+        self.sent[asked.kind, "watch"] += 1
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=WATCH_SILENCE_S)
         headers = await self._headers("application/json")
         try:
@@ -201,6 +204,12 @@ class Connection:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
         await self._session.close()
+
+
+def _counted(method: str, path: str, asked: Asked) -> tuple[str, str]:
+    """What is asked for, in the words of Kubernetes: kind and verb."""
+    kind = f"{asked.kind}/status" if path.endswith("/status") else asked.kind
+    return kind, _VERBS.get(method) or ("get" if asked.name else "list")
 
 
 def _decode(text: bytes) -> Json:

@@ -105,7 +105,7 @@ class KubernetesStore:
     @property
     def requests(self) -> int:
         """Requests sent to the API so far."""
-        return self._connection.sent
+        return self._connection.sent.total()
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
