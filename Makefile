@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench fuzz sanity lab proto crds manifests clean
+.PHONY: help setup demo test lint bench fuzz sanity lab e2e proto crds manifests clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: ## create .venv with everything the other targets need (PYTHON=... chooses the interpreter)
 	@PYTHON=$(PYTHON) VENV=$(VENV) sh scripts/setup.sh
@@ -34,6 +34,9 @@ sanity: setup ## csi-sanity, the conformance suite of the CSI community (install
 
 lab: setup ## tests on a Linux kernel of their own, in a virtual machine (docs/testing.md; ARGS="-k xfs" narrows)
 	@$(BIN)/python -m tests.lab $(ARGS)
+
+e2e: setup ## the manifest as real Pods: kubelet, containerd, a StatefulSet with a claim (docs/testing.md; ARGS="-k spdk" narrows)
+	@$(BIN)/python -m tests.e2e $(ARGS)
 
 proto: setup ## regenerate agent/csi/pb from the CSI specification v1.12.0 (needs Go, or CSI_PROTO=path/to/csi.proto)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/proto.sh

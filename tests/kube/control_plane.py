@@ -13,12 +13,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 START_TIMEOUT_S = 60.0
+_NOBODY: Mapping[str, tuple[str, str]] = {}
 ADMIN_TOKEN = "admin-of-the-tests"
 CRDS = Path(__file__).parents[2] / "k8s" / "crds"
 
@@ -46,12 +48,19 @@ def _free_port() -> int:
 
 
 class ControlPlane:
-    """etcd and kube-apiserver; `kubeconfig` is an administrator's."""
+    """etcd and kube-apiserver; `kubeconfig` is an administrator's.
 
-    def __init__(self) -> None:
+    `users` has the name and the group of those who come with other tokens; a kubelet's is held to its node.
+    """
+
+    def __init__(
+        self, address: str = "127.0.0.1", port: int = 0, users: Mapping[str, tuple[str, str]] = _NOBODY
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="qk-"))
-        self.port = _free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.address = address
+        self.port = port or _free_port()
+        self.url = f"https://{address}:{self.port}"
+        self._users = {ADMIN_TOKEN: ("admin", "system:masters"), **users}
         self.kubeconfig = self.folder / "kubeconfig"
         self.ca = self.folder / "certs" / "apiserver.crt"
         self._etcd_ports = (_free_port(), _free_port())
@@ -61,7 +70,8 @@ class ControlPlane:
         """Returns when the API is ready and knows our resources."""
         key = self.folder / "sa.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
-        (self.folder / "tokens.csv").write_text(f"{ADMIN_TOKEN},admin,admin,system:masters\n")
+        lines = [",".join(filter(None, (token, name, name, group))) for token, (name, group) in self._users.items()]
+        (self.folder / "tokens.csv").write_text("\n".join(lines))
         self.start_etcd()
         self.launch_apiserver()
         self.await_apiserver()
@@ -87,10 +97,12 @@ class ControlPlane:
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd_ports[0]}",
             f"--secure-port={self.port}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={self.address}",
             f"--cert-dir={self.folder / 'certs'}",
-            "--authorization-mode=RBAC",
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
             "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
             f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--service-account-issuer=https://kubernetes.default.svc",
