@@ -76,7 +76,7 @@ def test_the_node_is_known_with_its_target(cluster: Cluster, installed: Installe
     version = cluster.target("spdk_get_version")["version"]
 
     def is_told() -> bool:
-        status = cluster.plane.request("GET", f"{QUARRY}/storagenodes/{NODE}")["status"]
+        status: dict[str, Any] = cluster.plane.request("GET", f"{QUARRY}/storagenodes/{NODE}")["status"]
         return status.get("targetState") == "Ready" and status.get("targetVersion") == version
 
     cluster.wait(is_told, f"the StorageNode does not tell of the target, {version}")
@@ -91,9 +91,14 @@ def test_the_node_is_known_with_its_target(cluster: Cluster, installed: Installe
 
 def test_a_claim_is_bound_and_attached(cluster: Cluster, installed: Installed) -> None:
     cluster.apply([yaml.safe_load((Path(__file__).parent / "app.yaml").read_text())])
-    cluster.wait(lambda: [each["status"]["phase"] for each in cluster.items(CLAIM)] == ["Bound"], "no claim is Bound")
+    # Before the scheduler is told of the node's room, which is asked for every 10 s, it finds no place for the Pod.
+    cluster.wait(
+        lambda: [each["status"]["phase"] for each in cluster.items(CLAIM)] == ["Bound"], "the claim is not Bound", 40
+    )
     attachments = "/apis/storage.k8s.io/v1/volumeattachments"
+    say("claim Bound")
     cluster.wait(lambda: [each["status"]["attached"] for each in cluster.items(attachments)] == [True], "not attached")
+    say("volume attached")
     (volume,) = cluster.items(f"{QUARRY}/volumes")
     assert [name for name in cluster.lvols() if volume["metadata"]["name"] in name]
 
@@ -101,6 +106,7 @@ def test_a_claim_is_bound_and_attached(cluster: Cluster, installed: Installed) -
 def test_what_the_application_writes_is_read_by_its_next_pod(cluster: Cluster, installed: Installed) -> None:
     needs_frontend(installed)
     first = await_app(cluster)
+    say("application running")
     written = run_in_app(
         cluster,
         f"dd if=/dev/urandom of=/data/file bs=1M count={DATA_MIB} conv=fsync status=none; sha256sum </data/file",
