@@ -10,7 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakSet
 
+import msgspec
+
 from agent.errors import FailedPrecondition
+from agent.model import Resource
 from agent.store.interface import EventType
 from agent.store.kubernetes import wire
 from agent.store.kubernetes.wire import Held
@@ -45,6 +48,14 @@ class Reader(Watcher):
     def offer(self, change: Change) -> None:
         if change.version > self._passed.get(change.resource.meta.name, 0):
             super().offer(change)
+
+
+class About(msgspec.Struct):
+    """Which object at which version: the least of an object's metadata, all that has to be read to know it again."""
+
+    resourceVersion: str = "0"  # noqa: N815 - the API's word
+    name: str = ""
+    uid: str = ""
 
 
 class Cache:
@@ -93,6 +104,16 @@ class Cache:
 
     # --- our own writes and reads ----------------------------------------------------------------------------------
 
+    def read(self, item: Mapping[str, Any]) -> Held:
+        """An object of an answer; the watch may have told of it before. Raises FailedPrecondition like `wire.read`."""
+        metadata = item["metadata"]
+        known = self._known(metadata["name"], metadata.get("uid", ""), int(metadata["resourceVersion"]))
+        return known or wire.read(self.kind, item)
+
+    def _known(self, name: str, uid: str, version: int) -> Held | None:
+        known = self._held.get(name)
+        return known if known is not None and (known.version, known.uid) == (version, uid) else None
+
     def learn(self, held: Held) -> None:
         """Takes over an object from an answer, unless something newer is known."""
         name = held.resource.meta.name
@@ -139,6 +160,13 @@ class Cache:
             for reader in self.readers:
                 reader.relist(version)
 
+    def echo(self, event: EventType, about: About) -> bool:
+        """Takes over a change that is known already, as our own writes are by their answers; false if it is not."""
+        known = self._known(about.name, about.uid, int(about.resourceVersion))
+        if known is not None:
+            self._told(known.version, event, known.resource)
+        return known is not None
+
     def event(self, event: EventType, item: Mapping[str, Any]) -> None:
         """Takes over one change that the watch tells."""
         metadata = item["metadata"]
@@ -161,8 +189,11 @@ class Cache:
         elif uid not in self._gone and (known is None or known.version < version):
             self._held[name] = held
         self._unreadable.pop(name, None)
+        self._told(version, event, held.resource)
+
+    def _told(self, version: int, event: EventType, resource: Resource) -> None:
         self._advance(version)
-        change = Change(version, event, held.resource, b"")
+        change = Change(version, event, resource, b"")
         self._history.add(change)
         for reader in self.readers:
             reader.offer(change)

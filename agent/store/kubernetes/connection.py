@@ -125,7 +125,7 @@ class Connection:
                     raise self._unreachable(error) from error
             else:
                 if status < 300:
-                    return _decode(text)
+                    return decode(text)
                 failure = refusal(status, text, asked)
                 if not is_for_later(status, headers, method):
                     raise failure
@@ -145,8 +145,11 @@ class Connection:
         ) as answer:
             return answer.status, answer.headers, await answer.read()
 
-    async def watch(self, path: str, asked: Asked) -> AsyncIterator[Json]:
-        """The events of a watch as they come, until the server ends it. Raises like `request`, sends nothing again."""
+    async def watch(self, path: str, asked: Asked) -> AsyncIterator[bytes]:
+        """The events of a watch as they come, each as its JSON, until the server ends it.
+
+        Raises like `request`, sends nothing again.
+        """
         self.sent[asked.kind, "watch"] += 1
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=WATCH_SILENCE_S)
         headers = await self._headers("application/json")
@@ -162,7 +165,7 @@ class Connection:
                     if len(rest) > _LINE_MAX:
                         raise Unavailable(f"{self.server}: an event of more than {_LINE_MAX} bytes")
                     for line in lines:
-                        yield _decode(line)
+                        yield line
         except TimeoutError as error:
             raise Unavailable(f"{self.server}: a watch was silent for {WATCH_SILENCE_S:g} s") from error
         except aiohttp.ClientError as error:
@@ -212,7 +215,8 @@ def _counted(method: str, path: str, asked: Asked) -> tuple[str, str]:
     return kind, _VERBS.get(method) or ("get" if asked.name else "list")
 
 
-def _decode(text: bytes) -> Json:
+def decode(text: bytes) -> Json:
+    """An answer's JSON. Raises Unavailable for what is none."""
     try:
         return _DECODER.decode(text)
     except msgspec.MsgspecError as error:

@@ -9,10 +9,12 @@ import time
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
+
 from agent.errors import FailedPrecondition, NotFound, QuarryError, Unavailable
 from agent.store.interface import EventType
-from agent.store.kubernetes.cache import Cache
-from agent.store.kubernetes.connection import Connection
+from agent.store.kubernetes.cache import About, Cache
+from agent.store.kubernetes.connection import Connection, decode
 from agent.store.kubernetes.kinds import GROUP, KINDS
 from agent.store.kubernetes.refusals import Asked, Expired, refusal
 
@@ -30,6 +32,21 @@ _SHORT_S = 1.0
 """A watch that ended so soon is a failure."""
 
 log = logging.getLogger(__name__)
+
+
+class _Object(msgspec.Struct):
+    """What an event is about. `code`: of a Status, which is what an error is."""
+
+    metadata: About
+    code: int | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: _Object
+
+
+_DECODER = msgspec.json.Decoder(_Event)
 
 
 class Informer:
@@ -103,14 +120,22 @@ class Informer:
         heard = False
         async for event in self._connection.watch(f"{self._path}?{urlencode(query)}", self._asked):
             heard = True
-            self._take(event["type"], event["object"])
+            self._take(event)
         if not heard and time.monotonic() - began < _SHORT_S:
             raise Unavailable("the watch ended at once")
 
-    def _take(self, event: str, item: dict[str, Any]) -> None:
-        if event == "BOOKMARK":
-            self._cache.bookmark(int(item["metadata"]["resourceVersion"]))
-        elif event == "ERROR":
-            raise refusal(int(item.get("code") or 500), b"", self._asked)
-        else:
-            self._cache.event(EventType(event), item)
+    def _take(self, event: bytes) -> None:
+        about = _about(event)
+        if about.type == "BOOKMARK":
+            self._cache.bookmark(int(about.object.metadata.resourceVersion))
+        elif about.type == "ERROR":
+            raise refusal(about.object.code or 500, b"", self._asked)
+        elif about.type == EventType.DELETED or not self._cache.echo(EventType(about.type), about.object.metadata):
+            self._cache.event(EventType(about.type), decode(event)["object"])
+
+
+def _about(event: bytes) -> _Event:
+    try:
+        return _DECODER.decode(event)
+    except msgspec.MsgspecError as error:
+        raise Unavailable(f"a watch told something that is no event: {error}") from error

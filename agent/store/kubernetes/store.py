@@ -74,7 +74,7 @@ class KubernetesStore:
         self, connection: Connection, kinds: Sequence[type[Resource]], buffer_events: int, kept_changes: int
     ) -> None:
         self._connection = connection
-        self._writes = Writes(connection)
+        self._writes = Writes(connection, lambda kind, item: self._caches[kind].read(item))
         self._history = History(kept_changes)
         self._buffer_events = buffer_events
         self._caches = {kind.__name__: Cache(kind.__name__, self._history) for kind in kinds}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from agent.errors import NotFound
@@ -18,21 +19,23 @@ Json = dict[str, Any]
 class Writes:
     """What can be done to an object. Each returns what the API answered; Conflict is the caller's to decide on."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, read: Callable[[str, Json], Held]) -> None:
+        """`read` makes an object of the API's of one of that kind."""
         self._connection = connection
+        self._read = read
 
     async def read(self, kind: str, name: str) -> Held | None:
         try:
             answer = await self._connection.request("GET", f"{KINDS[kind].path}/{name}", Asked(kind, name))
         except NotFound:
             return None
-        return wire.read(kind, answer)
+        return self._read(kind, answer)
 
     async def create(self, resource: Resource) -> Held:
         kind = type(resource).__name__
         asked = Asked(kind, resource.meta.name)
         body = wire.new_object(resource)
-        return wire.read(kind, await self._connection.request("POST", KINDS[kind].path, asked, body=body))
+        return self._read(kind, await self._connection.request("POST", KINDS[kind].path, asked, body=body))
 
     async def change_spec(self, held: Held, after: Resource) -> Held:
         """Also puts the finalizer back that somebody took off something with data."""
@@ -63,7 +66,7 @@ class Writes:
         answer = await self._connection.request("DELETE", f"{KINDS[kind].path}/{name}", asked, body=body)
         if answer.get("kind") != kind or "deletionTimestamp" not in answer["metadata"]:
             return None
-        return wire.read(kind, answer)
+        return self._read(kind, answer)
 
     async def _patch(self, held: Held, body: Json, subresource: str = "") -> Held:
         kind, name = type(held.resource).__name__, held.resource.meta.name
@@ -75,4 +78,4 @@ class Writes:
             body={**body, "metadata": metadata},
             content=MERGE_PATCH,
         )
-        return wire.read(kind, answer)
+        return self._read(kind, answer)
