@@ -7,6 +7,7 @@ client's CPU time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections import Counter
@@ -97,9 +98,16 @@ class Connection:
         return str(self._configuration.host)
 
     async def request(
-        self, method: str, path: str, asked: Asked, *, body: Json | None = None, content: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        asked: Asked,
+        *,
+        body: Json | None = None,
+        content: str = "application/json",
+        urgent: bool = False,
     ) -> Json:
-        """The answer's JSON. Raises what `refusal` makes of a refused request.
+        """The answer's JSON. Raises what `refusal` makes of a refused request. `urgent`: it waits for no other.
 
         Sent again, until REQUEST_S: what was not received, what the server asks to send later, and reads. Any other
         request whose answer is lost raises Unavailable or DeadlineExceeded: it may have happened.
@@ -109,8 +117,9 @@ class Connection:
         pause_s = _PAUSE_S
         while True:
             try:
-                async with self._slots:
-                    await self._wait_for_quiet(deadline)
+                async with contextlib.nullcontext() if urgent else self._slots:
+                    if not urgent:
+                        await self._wait_for_quiet(deadline)
                     self.sent[_counted(method, path, asked)] += 1
                     status, headers, text = await self._send(method, path, data, content)
             except TimeoutError as error:

@@ -36,7 +36,10 @@ class Lease:
 
 
 class Leases:
-    """The Leases of one namespace."""
+    """The Leases of one namespace.
+
+    What is asked of them waits for nothing else that is asked of the API: one that has much to do is not dead.
+    """
 
     def __init__(self, connection: Connection, namespace: str) -> None:
         self._connection = connection
@@ -44,14 +47,15 @@ class Leases:
         self._namespace = namespace
 
     async def list(self) -> list[Lease]:
-        answer = await self._connection.request("GET", self._path, Asked("Lease"))
+        answer = await self._connection.request("GET", self._path, Asked("Lease"), urgent=True)
         return [_read(each) for each in answer.get("items", ())]
 
     async def get(self, name: str) -> Lease | None:
         try:
-            return _read(await self._connection.request("GET", f"{self._path}/{name}", Asked("Lease", name)))
+            answer = await self._connection.request("GET", f"{self._path}/{name}", Asked("Lease", name), urgent=True)
         except NotFound:
             return None
+        return _read(answer)
 
     async def write(self, name: str, holder: str, duration_s: int, version: str) -> Lease:
         """Make it (`version` empty) or take it over. Raises AlreadyExists, Conflict when another was faster."""
@@ -64,9 +68,9 @@ class Leases:
         }
         asked = Asked("Lease", name)
         if not version:
-            return _read(await self._connection.request("POST", self._path, asked, body=body))
+            return _read(await self._connection.request("POST", self._path, asked, body=body, urgent=True))
         body["metadata"]["resourceVersion"] = version
-        return _read(await self._connection.request("PUT", f"{self._path}/{name}", asked, body=body))
+        return _read(await self._connection.request("PUT", f"{self._path}/{name}", asked, body=body, urgent=True))
 
 
 class Holder:
