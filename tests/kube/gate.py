@@ -106,7 +106,7 @@ class Gate:
         return web.Response(status=500)
 
     async def _forward(self, request: web.Request, *, lose: bool) -> web.StreamResponse:
-        kept = ("Authorization", "Content-Type", "Accept")
+        kept = ("Authorization", "Content-Type", "Accept", "User-Agent")
         headers = {name: request.headers[name] for name in kept if name in request.headers}
         url = f"{self.plane.url}{request.path_qs}"
         async with self._session.request(request.method, url, data=await request.read(), headers=headers) as answer:

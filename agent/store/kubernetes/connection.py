@@ -21,6 +21,7 @@ import aiohttp
 import msgspec
 
 from agent.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from agent.store.kubernetes.kinds import MANAGER
 from agent.store.kubernetes.refusals import Asked, is_for_later, refusal
 
 Json = dict[str, Any]
@@ -181,7 +182,7 @@ class Connection:
             raise self._unreachable(error) from error
 
     async def _headers(self, content: str) -> dict[str, str]:
-        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": "quarry"}
+        headers = {"Accept": "application/json", "Content-Type": content, "User-Agent": MANAGER}
         token = await self._configuration.get_api_key_with_prefix("BearerToken", "authorization")
         if token:
             headers["Authorization"] = token

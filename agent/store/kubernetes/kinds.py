@@ -11,6 +11,9 @@ GROUP = "quarry.storage"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
+MANAGER = "quarry"
+"""What the API calls us as the writer of a field: the start of our User-Agent."""
+
 FINALIZER = f"{GROUP}/data"
 """On what has data behind it. The API only marks such an object as deleting; it goes when its data are gone."""
 

@@ -16,7 +16,7 @@ from agent.errors import FailedPrecondition, InvalidArgument
 from agent.model import Meta, Resource
 from agent.store import documents
 from agent.store.kubernetes import times
-from agent.store.kubernetes.kinds import API_VERSION, FINALIZER, KINDS
+from agent.store.kubernetes.kinds import API_VERSION, FINALIZER, KINDS, MANAGER
 from agent.store.kubernetes.shapes import Member, Shape, members
 
 Json = dict[str, Any]
@@ -32,6 +32,8 @@ class Held:
     resource: Resource
     uid: str
     finalizers: tuple[str, ...]
+    is_tracked: bool = False
+    """Whether the API keeps for each field who wrote it, and knows of nobody but us (metadata.managedFields)."""
 
     @property
     def version(self) -> int:
@@ -89,7 +91,14 @@ def read(kind: str, item: Mapping[str, Any]) -> Held:
         )
     except (msgspec.ValidationError, ValueError, TypeError) as error:
         raise FailedPrecondition(f"{kind} {name!r} of the cluster is not understood: {error}") from error
-    return Held(resource, str(metadata.get("uid", "")), tuple(metadata.get("finalizers", ())))
+    return Held(
+        resource, str(metadata.get("uid", "")), tuple(metadata.get("finalizers", ())), is_tracked=_is_tracked(metadata)
+    )
+
+
+def _is_tracked(metadata: Mapping[str, Any]) -> bool:
+    managers = metadata.get("managedFields") or ()
+    return bool(managers) and all(each.get("manager") == MANAGER for each in managers)
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> Json:

@@ -38,13 +38,18 @@ class Writes:
         return self._read(kind, await self._connection.request("POST", KINDS[kind].path, asked, body=body))
 
     async def change_spec(self, held: Held, after: Resource) -> Held:
-        """Also puts the finalizer back that somebody took off something with data."""
+        """Also puts the finalizer back that somebody took off something with data.
+
+        And ends the account of who wrote which field as long as it names only us: it is half of an object, told to
+        all who watch, and a third of what a write costs the API server. It begins anew with whoever applies.
+        """
         body: Json = {"spec": wire.merge_patch(wire.part(held.resource, "spec"), wire.part(after, "spec"))}
+        metadata: Json = {"managedFields": [{}]} if held.is_tracked else {}
         kind = KINDS[type(after).__name__]
         is_deleting = held.resource.meta.deleting
         if not is_deleting and FINALIZER not in held.finalizers and (kind.has_data or after.meta.deleting):
-            body["metadata"] = {"finalizers": [*held.finalizers, FINALIZER]}
-        return await self._patch(held, body)
+            metadata["finalizers"] = [*held.finalizers, FINALIZER]
+        return await self._patch(held, {**body, "metadata": metadata})
 
     async def change_status(self, held: Held, after: Resource) -> Held:
         patch = wire.merge_patch(wire.part(held.resource, "status"), wire.part(after, "status"))
