@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench fuzz sanity lab e2e proto crds manifests clean
+.PHONY: help setup demo test lint bench fuzz sanity kube lab e2e proto crds manifests clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ fuzz: setup ## 100,000 random and broken CSI requests to a running agent (ARGS="
 
 sanity: setup ## csi-sanity, the conformance suite of the CSI community (installed by Go when CSI_SANITY does not name it)
 	@$(BIN)/python -m pytest tests/csi/test_sanity.py -rs -s $(ARGS)
+
+kube: setup ## the roles, sidecars and manifest on a real kube-apiserver (docs/testing.md; ARGS="-k deaths" narrows)
+	@$(BIN)/python -m tests.kube $(ARGS)
 
 lab: setup ## tests on a Linux kernel of their own, in a virtual machine (docs/testing.md; ARGS="-k xfs" narrows)
 	@$(BIN)/python -m tests.lab $(ARGS)

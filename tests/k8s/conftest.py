@@ -6,22 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kube.control_plane import ControlPlane, missing
-
-from .cluster import Cluster
+from tests.kube.control_plane import control_plane
+from tests.kube.installation import Installation
 
 
 @pytest.fixture(scope="package")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[Installation]:
     """The manifest applied by an administrator, once for all tests here."""
-    why = missing()
-    if why:
-        pytest.skip(why)
-    plane = ControlPlane()
-    try:
-        plane.start()
-        cluster = Cluster(plane)
+    with control_plane() as plane:
+        cluster = Installation(plane)
         cluster.install()
         yield cluster
-    finally:
-        plane.stop()

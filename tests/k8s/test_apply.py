@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .cluster import QUARRY, Cluster, resource
+from tests.kube.installation import QUARRY, Installation, resource
+
 from .manifest import NAMESPACE, RENDERED, rendered
 
 
-def test_nothing_is_unknown_to_the_api_server(cluster: Cluster) -> None:
+def test_nothing_is_unknown_to_the_api_server(cluster: Installation) -> None:
     """Applied again with strict validation: no field is unknown, none twice, nothing has defaults that fight it."""
     for each in rendered():
         answer = cluster.apply(each, dry=True)
         assert answer.code == 200, f"{each['kind']} {each['metadata']['name']}: {answer.message}"
 
 
-def test_kubectl_apply_twice_changes_nothing(cluster: Cluster) -> None:
+def test_kubectl_apply_twice_changes_nothing(cluster: Installation) -> None:
     """The documented command, and again: an upgrade to the same version leaves every object as it is."""
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl on PATH")
@@ -34,7 +35,7 @@ def test_kubectl_apply_twice_changes_nothing(cluster: Cluster) -> None:
     assert _versions(cluster) == versions
 
 
-def test_deleting_the_whole_manifest_keeps_what_is_recorded(cluster: Cluster, tmp_path: Path) -> None:
+def test_deleting_the_whole_manifest_keeps_what_is_recorded(cluster: Installation, tmp_path: Path) -> None:
     """`kubectl delete -f` takes everything but the definitions, with them the records; installing again finds them."""
     if shutil.which("kubectl") is None:
         pytest.skip("no kubectl on PATH")
@@ -56,12 +57,12 @@ def test_deleting_the_whole_manifest_keeps_what_is_recorded(cluster: Cluster, tm
         cluster.install()
 
 
-def _versions(cluster: Cluster) -> dict[str, str]:
+def _versions(cluster: Installation) -> dict[str, str]:
     paths = [cluster.path(each) for each in rendered()]
     return {path: cluster.admin("GET", path).body["metadata"]["resourceVersion"] for path in paths}
 
 
-def test_policies_have_no_type_errors(cluster: Cluster) -> None:
+def test_policies_have_no_type_errors(cluster: Installation) -> None:
     """Expressions are compiled when a policy is stored; a refusal would show as `evaluation error` in their answers."""
     for each in rendered():
         if each["kind"] == "ValidatingAdmissionPolicy":
@@ -70,7 +71,7 @@ def test_policies_have_no_type_errors(cluster: Cluster) -> None:
             assert stored["spec"]["validations"] == each["spec"]["validations"]
 
 
-def test_pod_security_admits_our_pods_only_where_it_has_to(cluster: Cluster) -> None:
+def test_pod_security_admits_our_pods_only_where_it_has_to(cluster: Installation) -> None:
     """A node agent is admitted in our namespace, and refused in one with the level `baseline`."""
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere", "labels": {}}}
     namespace["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "baseline"}  # type: ignore[index]
@@ -86,7 +87,7 @@ def test_pod_security_admits_our_pods_only_where_it_has_to(cluster: Cluster) -> 
     assert there.code == 403 and "PodSecurity" in there.message
 
 
-def test_controller_fits_the_strictest_level(cluster: Cluster) -> None:
+def test_controller_fits_the_strictest_level(cluster: Installation) -> None:
     """The controller and its sidecars need nothing of the kernel: PodSecurity `restricted` admits them."""
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "strict", "labels": {}}}
     namespace["metadata"]["labels"] = {"pod-security.kubernetes.io/enforce": "restricted"}  # type: ignore[index]
@@ -100,7 +101,7 @@ def test_controller_fits_the_strictest_level(cluster: Cluster) -> None:
     assert answer.code == 201, answer.message
 
 
-def test_definitions_are_not_deleted_by_accident(cluster: Cluster) -> None:
+def test_definitions_are_not_deleted_by_accident(cluster: Installation) -> None:
     """Deleting the whole manifest keeps the records, and so the data; who means it says so first."""
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumes.quarry.storage"
     answer = cluster.admin("DELETE", f"{path}?dryRun=All")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from .cluster import LEASES, QUARRY, Client, Cluster, resource
+from tests.kube.installation import LEASES, QUARRY, Client, Installation, resource
+
 from .manifest import NAMESPACE, Object
 
 FORBIDDEN = 403
 
 
 @pytest.fixture(scope="module")
-def controller(cluster: Cluster) -> Client:
+def controller(cluster: Installation) -> Client:
     return cluster.client("quarry-controller", "a")
 
 
@@ -42,7 +43,7 @@ def test_keeps_volumes_and_snapshots(controller: Client, kind: str, spec: Object
     assert controller("GET", f"{path}/kept").code == 404
 
 
-def test_leads_by_a_lease_and_sees_heartbeats(cluster: Cluster, controller: Client) -> None:
+def test_leads_by_a_lease_and_sees_heartbeats(cluster: Installation, controller: Client) -> None:
     lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "quarry-controller"}}
     assert controller("POST", LEASES, lease).code in (201, 409)
     held = controller("GET", f"{LEASES}/quarry-controller").body
@@ -52,7 +53,7 @@ def test_leads_by_a_lease_and_sees_heartbeats(cluster: Cluster, controller: Clie
     assert controller("GET", LEASES).code == 200
 
 
-def test_does_nothing_that_is_a_nodes(cluster: Cluster, controller: Client) -> None:
+def test_does_nothing_that_is_a_nodes(cluster: Installation, controller: Client) -> None:
     """Disks and nodes tell of themselves; a controller that errs cannot claim a disk or fake a heartbeat."""
     cluster.store(resource("Disk", "theirs", {}, {"node": "a"}))
     cluster.store(resource("StorageNode", "b", {}, {}))
@@ -151,7 +152,7 @@ def test_nothing_else_of_the_cluster(controller: Client) -> None:
         assert not _may(controller, group, plural, verb, NAMESPACE), f"{verb} {group}/{plural}"
 
 
-def test_the_targets_account_may_nothing(cluster: Cluster) -> None:
+def test_the_targets_account_may_nothing(cluster: Installation) -> None:
     target = cluster.client("quarry-target", "a")
     for plural in ("storagenodes", "disks", "volumes"):
         assert target("GET", f"{QUARRY}/{plural}").code == FORBIDDEN

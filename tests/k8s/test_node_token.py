@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from .cluster import LEASES, QUARRY, Client, Cluster, resource
+from tests.kube.installation import LEASES, QUARRY, Client, Installation, resource
+
 from .manifest import NAMESPACE, Object
 
 FORBIDDEN = 403
 
 
 @pytest.fixture(scope="module")
-def node(cluster: Cluster) -> Client:
+def node(cluster: Installation) -> Client:
     """The agent on node `a`, and so whoever steals its token."""
     return cluster.client("quarry-node", "a")
 
@@ -43,7 +44,7 @@ def test_reads_all_resources_and_watches_them(node: Client) -> None:
     assert node("GET", f"{QUARRY}/volumes?watch=true&timeoutSeconds=1").code == 200
 
 
-def test_writes_its_node_and_its_disks(cluster: Cluster, node: Client) -> None:
+def test_writes_its_node_and_its_disks(cluster: Installation, node: Client) -> None:
     cluster.admin("DELETE", f"{QUARRY}/storagenodes/a")
     assert node("POST", f"{QUARRY}/storagenodes", resource("StorageNode", "a")).code == 201
     assert node("PATCH", f"{QUARRY}/storagenodes/a/status", {"status": {"targetState": "Ready"}}).code == 200
@@ -54,31 +55,31 @@ def test_writes_its_node_and_its_disks(cluster: Cluster, node: Client) -> None:
     assert node("DELETE", f"{QUARRY}/disks/new").code == 200
 
 
-def test_a_file_as_a_disk_is_made_claimed(cluster: Cluster, node: Client) -> None:
+def test_a_file_as_a_disk_is_made_claimed(cluster: Installation, node: Client) -> None:
     cluster.admin("DELETE", f"{QUARRY}/disks/file-0123")
     assert node("POST", f"{QUARRY}/disks", resource("Disk", "file-0123", {"claimed": True})).code == 201
 
 
-def test_takes_a_disk_that_another_node_has_lost(cluster: Cluster, node: Client) -> None:
+def test_takes_a_disk_that_another_node_has_lost(cluster: Installation, node: Client) -> None:
     """A disk carried from node to node keeps its record."""
     cluster.store(_disk("carried", "b", "Missing"))
     assert node("PATCH", f"{QUARRY}/disks/carried/status", {"status": {"node": "a", "phase": "Ready"}}).code == 200
     assert node("PATCH", f"{QUARRY}/disks/carried", {"spec": {"tierOverride": "hdd"}}).code == 200
 
 
-def test_reports_its_replica(cluster: Cluster, node: Client) -> None:
+def test_reports_its_replica(cluster: Installation, node: Client) -> None:
     cluster.store(_volume("mine", "a"))
     status = {"phase": "Ready", "replicas": [{"name": "r0", "ready": True}]}
     assert node("PATCH", f"{QUARRY}/volumes/mine/status", {"status": status}).code == 200
 
 
-def test_reports_its_replica_of_several(cluster: Cluster, node: Client) -> None:
+def test_reports_its_replica_of_several(cluster: Installation, node: Client) -> None:
     cluster.store(_volume("both", "a", "b"))
     replicas = [{"name": "r0", "ready": True}, {"name": "r1"}]
     assert node("PATCH", f"{QUARRY}/volumes/both/status", {"status": {"replicas": replicas}}).code == 200
 
 
-def test_reports_its_snapshots(cluster: Cluster, node: Client) -> None:
+def test_reports_its_snapshots(cluster: Installation, node: Client) -> None:
     cluster.store(resource("Snapshot", "mine", {"csiName": "s", "volume": "v", "node": "a"}))
     assert node("PATCH", f"{QUARRY}/snapshots/mine/status", {"status": {"phase": "Ready"}}).code == 200
 
@@ -97,14 +98,14 @@ def test_reads_its_zone(node: Client) -> None:
 # --- nothing of another node -----------------------------------------------------------------------------------------
 
 
-def test_another_node_is_not_touched(cluster: Cluster, node: Client) -> None:
+def test_another_node_is_not_touched(cluster: Installation, node: Client) -> None:
     cluster.store(resource("StorageNode", "b", {}, {"targetState": "Ready", "hostNqn": "nqn.b"}))
     answer = node("PATCH", f"{QUARRY}/storagenodes/b/status", {"status": {"hostNqn": "nqn.thief"}})
     assert answer.code == FORBIDDEN and "its own StorageNode" in answer.message
     assert node("POST", f"{QUARRY}/storagenodes", resource("StorageNode", "c")).code == FORBIDDEN
 
 
-def test_another_nodes_disks_are_not_touched(cluster: Cluster, node: Client) -> None:
+def test_another_nodes_disks_are_not_touched(cluster: Installation, node: Client) -> None:
     cluster.store(_disk("theirs", "b"))
     for path, patch in (
         ("theirs", {"spec": {"claimed": False}}),
@@ -116,13 +117,13 @@ def test_another_nodes_disks_are_not_touched(cluster: Cluster, node: Client) -> 
     assert node("DELETE", f"{QUARRY}/disks/theirs").code == FORBIDDEN
 
 
-def test_a_disk_is_not_given_to_another_node(cluster: Cluster, node: Client) -> None:
+def test_a_disk_is_not_given_to_another_node(cluster: Installation, node: Client) -> None:
     cluster.store(_disk("given", "a"))
     answer = node("PATCH", f"{QUARRY}/disks/given/status", {"status": {"node": "b"}})
     assert answer.code == FORBIDDEN and "as its own only" in answer.message
 
 
-def test_a_lost_disk_is_not_released_or_forgotten_for_its_node(cluster: Cluster, node: Client) -> None:
+def test_a_lost_disk_is_not_released_or_forgotten_for_its_node(cluster: Installation, node: Client) -> None:
     cluster.store(_disk("away", "b", "Missing"))
     assert node("PATCH", f"{QUARRY}/disks/away", {"spec": {"claimed": False}}).code == FORBIDDEN
     assert node("DELETE", f"{QUARRY}/disks/away").code == FORBIDDEN
@@ -133,7 +134,7 @@ def test_a_disk_that_nobody_has_reported_is_not_claimed_in_advance(node: Client)
     assert answer.code == FORBIDDEN and "claim" in answer.message
 
 
-def test_attachments_are_the_controllers(cluster: Cluster, node: Client) -> None:
+def test_attachments_are_the_controllers(cluster: Installation, node: Client) -> None:
     """The fence: also of a volume with a replica here, no node can let itself or another in."""
     cluster.store(_volume("mine", "a"))
     patch = {"spec": {"attachments": [{"node": "a", "hostNqn": "nqn.thief"}]}}
@@ -142,13 +143,13 @@ def test_attachments_are_the_controllers(cluster: Cluster, node: Client) -> None
     assert status.code == 200 and "attachments" not in status.body["spec"]
 
 
-def test_volumes_elsewhere_are_not_touched(cluster: Cluster, node: Client) -> None:
+def test_volumes_elsewhere_are_not_touched(cluster: Installation, node: Client) -> None:
     cluster.store(_volume("theirs", "b", attachments=[{"node": "a", "hostNqn": "nqn.a"}]))
     answer = node("PATCH", f"{QUARRY}/volumes/theirs/status", {"status": {"phase": "Failed"}})
     assert answer.code == FORBIDDEN and "no replica" in answer.message
 
 
-def test_another_nodes_replica_is_not_reported(cluster: Cluster, node: Client) -> None:
+def test_another_nodes_replica_is_not_reported(cluster: Installation, node: Client) -> None:
     """Neither changed nor removed nor led elsewhere: its endpoint is where hosts would connect."""
     cluster.store(_volume("both", "a", "b"))
     endpoint = {"nqn": "nqn.x", "address": "192.0.2.1", "port": 4420}
@@ -161,7 +162,7 @@ def test_another_nodes_replica_is_not_reported(cluster: Cluster, node: Client) -
         assert answer.code == FORBIDDEN and "that node's to report" in answer.message, answer.message
 
 
-def test_volumes_are_not_made_or_deleted(cluster: Cluster, node: Client) -> None:
+def test_volumes_are_not_made_or_deleted(cluster: Installation, node: Client) -> None:
     cluster.store(_volume("mine", "a"))
     assert node("POST", f"{QUARRY}/volumes", _volume("more", "a")).code == FORBIDDEN
     assert node("DELETE", f"{QUARRY}/volumes/mine").code == FORBIDDEN
@@ -169,14 +170,14 @@ def test_volumes_are_not_made_or_deleted(cluster: Cluster, node: Client) -> None
     assert node("PATCH", f"{QUARRY}/volumes/mine", finalizers).code == FORBIDDEN
 
 
-def test_snapshots_elsewhere_and_groups_are_not_touched(cluster: Cluster, node: Client) -> None:
+def test_snapshots_elsewhere_and_groups_are_not_touched(cluster: Installation, node: Client) -> None:
     cluster.store(resource("Snapshot", "theirs", {"csiName": "s", "volume": "v", "node": "b"}))
     answer = node("PATCH", f"{QUARRY}/snapshots/theirs/status", {"status": {"phase": "Failed"}})
     assert answer.code == FORBIDDEN and "not on this node" in answer.message
     assert node("PATCH", f"{QUARRY}/snapshotgroups/g/status", {"status": {"phase": "Ready"}}).code == FORBIDDEN
 
 
-def test_other_leases_are_not_touched(cluster: Cluster, node: Client) -> None:
+def test_other_leases_are_not_touched(cluster: Installation, node: Client) -> None:
     """Neither another node's heartbeat nor the one that elects the controller."""
     for name in ("quarry-node-b", "quarry-controller", "quarry-node-a-2"):
         cluster.make(LEASES, _lease(name))
@@ -186,7 +187,7 @@ def test_other_leases_are_not_touched(cluster: Cluster, node: Client) -> None:
         assert node("POST", LEASES, _lease(f"{name}-x")).code == FORBIDDEN
 
 
-def test_a_token_that_names_no_node_writes_nothing(cluster: Cluster) -> None:
+def test_a_token_that_names_no_node_writes_nothing(cluster: Installation) -> None:
     """As anyone gets who may ask for tokens of the ServiceAccount, without a Pod of it."""
     outsider = Client(cluster.plane, cluster.token("quarry-node"))
     for path, body in (

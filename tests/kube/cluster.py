@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -19,9 +20,16 @@ from typing import TypeVar
 import grpc
 
 from agent.csi.client import CallFailed, CsiClient
+from agent.model import NQN_PREFIX
 from agent.nvmf import initiator
+from agent.spdk import lvol, nvmf
+from agent.spdk.client import Client
+from tests.contract.targets import Target, free_port
+from tests.k8s.manifest import NAMESPACE
 
+from . import sidecars
 from .gate import Gate
+from .installation import CONTROLLER, Installation
 
 NODES = ("node-a", "node-b")
 CONTROLLERS = ("one", "two")
@@ -40,42 +48,88 @@ _AGAIN = {
 T = TypeVar("T")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def pod_of(controller: str) -> str:
+    """Name of its Pod, by which it stands for election."""
+    return f"{CONTROLLER}-{controller}"
 
 
 class Cluster:
-    """`kubeconfigs` by process, so that each can be reached or cut off by itself."""
+    """Each process has a kubeconfig of its own, with the token of a Pod of its role on its node, through the gate.
 
-    def __init__(self, kubeconfig: Path) -> None:
+    Targets are processes of their own, as they are Pods of their own: what happens to agents does not happen to them.
+    """
+
+    def __init__(self, installation: Installation, gate: Gate, kinds: Sequence[str] = ("embedded", "embedded")) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="qroles-", dir="/tmp"))
-        self._kubeconfig = kubeconfig
-        self._ports = {name: _free_port() for name in NODES}
+        self.installation = installation
+        self._gate = gate
+        self._ports = {name: free_port() for name in NODES}
+        self._targets = {name: Target(kind) for name, kind in zip(NODES, kinds, strict=True)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._tokens: dict[str, str] = {}
+        self.restarts: Counter[str] = Counter()
         (self.folder / "config.yaml").write_text("reconcile: {audit_interval_s: 5.0}\n")
 
     def socket(self, name: str) -> str:
         return f"unix://{self.folder}/{name}.sock"
 
     def start(self, name: str, *more: str) -> None:
-        """To be called in the main thread."""
+        """A node, a controller, or a sidecar as CONTROLLER/SIDECAR. To be called in the main thread."""
+        controller, _, sidecar = name.partition("/")
+        if name == sidecars.SNAPSHOT_CONTROLLER:  # one for a cluster, installed by its administrator
+            kubeconfig = self.installation.plane.kubeconfig
+            self._run(name, [sidecars.find(name) or name, f"--kubeconfig={kubeconfig}"], {})
+            return
+        if sidecar:
+            kubeconfig = self.folder / f"{controller}.direct"
+            argv, environment = sidecars.command(sidecar, self.socket(controller), kubeconfig, pod_of(controller))
+            self._run(name, argv, environment)
+            return
         role = "node" if name.startswith("node-") else "controller"
-        argv = [*_GUARD, sys.executable, "-m", "agent.cli.main", role, "--kubeconfig", str(self._kubeconfig)]
-        argv += ["--lease-namespace", "default", "--csi-endpoint", self.socket(name), "--http-address", ""]
+        argv = [sys.executable, "-m", "agent.cli.main", role, "--kubeconfig", str(self._kubeconfig(name))]
+        argv += ["--lease-namespace", NAMESPACE, "--csi-endpoint", self.socket(name), "--http-address", ""]
         argv += ["--state-dir", str(self.folder / name), "--config", str(self.folder / "config.yaml")]
         if role == "node":
             argv += ["--node-name", name, "--nvmf-port", str(self._ports.get(name, 4420))]
             argv += ["--file-disk", f"{self.folder}/{name}.img:2GiB:nvme"]
+            if name in self._targets:
+                argv += ["--spdk-socket", str(self._targets[name].socket_path)]
         else:
-            argv += ["--identity", name]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen([*argv, *more], stdout=log, stderr=log)
+            argv += ["--identity", pod_of(name)]
+        self._run(name, [*argv, *more], {})
+
+    def _run(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
+        with self._log(name).open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [*_GUARD, *argv], stdout=log, stderr=log, env={**os.environ, **environment}
+            )
+
+    def _kubeconfig(self, name: str) -> Path:
+        """Made at the first start; a second agent of a node has that node's token."""
+        path = self.folder / f"{name}.kubeconfig"
+        if name not in self._tokens:
+            if name in CONTROLLERS:
+                owners = [self.installation.replica_set()]
+                token = self.installation.pod(CONTROLLER, NODES[CONTROLLERS.index(name)], pod_of(name), owners)
+            else:
+                token = self.installation.pod("quarry-node", next(each for each in NODES if name.startswith(each)))
+            self._tokens[name] = token
+            path.write_text(json.dumps(self._gate.config(token)))
+            path.with_suffix(".direct").write_text(json.dumps(self.installation.plane.config(token)))
+        return path
 
     def start_all(self) -> None:
+        for target in self._targets.values():
+            target.start()
         for name in (*NODES, *CONTROLLERS):
             self.start(name)
+
+    def start_sidecars(self) -> None:
+        """All that are here, beside each controller, and the snapshot-controller of the cluster."""
+        for name in CONTROLLERS:
+            for sidecar in sidecars.present():
+                self.start(f"{name}/{sidecar}")
+        self.start(sidecars.SNAPSHOT_CONTROLLER)
 
     def kill(self, name: str) -> None:
         process = self._processes.pop(name)
@@ -85,11 +139,23 @@ class Cluster:
     def ended(self, name: str) -> int | None:
         return self._processes[name].poll()
 
-    def revive(self) -> None:
-        """Starts what has ended, as a Deployment would."""
-        for name, process in list(self._processes.items()):
-            if process.poll() is not None:
-                self.start(name)
+    @asynccontextmanager
+    async def kubelet(self) -> AsyncIterator[None]:
+        """Starts what ends by itself again, as kubelet does; what was killed here stays away until it is started."""
+
+        async def revive() -> None:
+            while True:
+                for name, process in list(self._processes.items()):
+                    if process.poll() is not None:
+                        self.restarts[name] += 1
+                        self.start(name)
+                await asyncio.sleep(0.2)
+
+        task = asyncio.create_task(revive())
+        try:
+            yield
+        finally:
+            task.cancel()
 
     def stop(self) -> None:
         for process in self._processes.values():
@@ -101,15 +167,45 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for target in self._targets.values():
+            target.close()
         if not os.environ.get("KEEP"):
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name.replace('/', '-')}.log"
+
     def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")[-4000:]
+        return self._log(name).read_text(errors="replace")[-4000:]
 
     def logs(self) -> str:
         """The last of each."""
-        return "\n".join(f"--- {name}\n{self.log(name)}" for name in (*NODES, *CONTROLLERS))
+        return "\n".join(f"--- {name}\n{self.log(name)}" for name in sorted(self._processes))
+
+    def asked(self) -> dict[str, int]:
+        """Requests of each node and controller to the API so far."""
+        return {name: self._gate.asked[token] for name, token in self._tokens.items()}
+
+    # --- what the targets have ---
+
+    async def lvols(self) -> dict[str, set[str]]:
+        """Names of the lvols in each target."""
+        found: dict[str, set[str]] = {}
+        for node, target in self._targets.items():
+            async with Client(target.socket_path) as rpc:
+                await rpc.wait_connected(10.0)
+                pools = await lvol.list_lvstores(rpc)
+                found[node] = {each.name for pool in pools for each in await lvol.list_lvols(rpc, pool.name)}
+        return found
+
+    async def exports(self) -> dict[str, set[str]]:
+        """Names of the subsystems of ours in each target."""
+        found: dict[str, set[str]] = {}
+        for node, target in self._targets.items():
+            async with Client(target.socket_path) as rpc:
+                await rpc.wait_connected(10.0)
+                found[node] = {each.nqn for each in await nvmf.list_subsystems(rpc) if each.nqn.startswith(NQN_PREFIX)}
+        return found
 
     # --- as an orchestrator does ---
 
@@ -136,6 +232,16 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} is not ready: {self.log(name)}")
             await asyncio.sleep(0.1)
+
+    async def whole(self) -> None:
+        """Returns when all nodes are ready and the controller that leads places volumes on every disk."""
+        for name in NODES:
+            await self.node_ready(name)
+        deadline = time.monotonic() + PATIENCE_S
+        while await self.ask(lambda csi: csi.capacity()) < 25 << 30:  # a thin pool of 2 GiB takes 20 GiB of volumes
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a disk is not used: {self.logs()}")
+            await asyncio.sleep(0.05)
 
     async def ask(self, call: Callable[[CsiClient], Awaitable[T]]) -> T:
         """Asks the controller that leads, again as sidecars do, until it answers for good."""

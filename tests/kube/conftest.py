@@ -11,23 +11,29 @@ import pytest
 
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 
-from .control_plane import ControlPlane, missing
+from . import control_plane, sidecars
+from .binder import binding
+from .claims import BINDING, DRIVER, Claims
+from .cluster import NODES, Cluster
+from .control_plane import ControlPlane
 from .gate import Gate
+from .installation import Installation
 
 Opener = Callable[[], Awaitable[KubernetesStore]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def _plane() -> Iterator[ControlPlane]:
-    why = missing()
-    if why:
-        pytest.skip(why)
-    plane = ControlPlane()
-    try:
-        plane.start()
+    with control_plane.control_plane() as plane:
         yield plane
-    finally:
-        plane.stop()
+
+
+@pytest.fixture(scope="package")
+def installation(_plane: ControlPlane) -> Installation:
+    """The rendered manifest, applied by an administrator."""
+    installation = Installation(_plane, NODES)
+    installation.install()
+    return installation
 
 
 @pytest.fixture
@@ -61,6 +67,40 @@ async def open_store(gate: Gate) -> AsyncIterator[Opener]:
 @pytest.fixture
 async def store(open_store: Opener) -> KubernetesStore:
     return await open_store()
+
+
+@pytest.fixture
+async def cluster(plane: ControlPlane, installation: Installation, gate: Gate) -> AsyncIterator[Cluster]:
+    """Two nodes with a target and a disk each, and two controllers."""
+    made = Cluster(installation, gate)
+    try:
+        made.start_all()
+        await made.whole()
+        yield made
+    finally:
+        await asyncio.to_thread(made.stop)
+
+
+@pytest.fixture
+def _sidecars() -> None:
+    if why := sidecars.missing():
+        pytest.skip(why)
+
+
+@pytest.fixture
+async def claims(_sidecars: None, cluster: Cluster, installation: Installation) -> AsyncIterator[Claims]:
+    """The cluster with all sidecars, its nodes registered; what ends is started again."""
+    claims = Claims(cluster, installation)
+    await claims.clear()
+    cluster.start_sidecars()
+    for node in NODES:
+        await claims.register(node)
+    async with cluster.kubelet(), AsyncExitStack() as stack:
+        if control_plane.find(control_plane.CONTROLLER_MANAGER):
+            installation.plane.start_controllers(*BINDING)
+        else:
+            await stack.enter_async_context(binding(installation.admin, DRIVER))
+        yield claims
 
 
 async def until(look: Callable[[], Awaitable[object]], timeout_s: float = 20.0) -> None:

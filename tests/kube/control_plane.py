@@ -13,14 +13,18 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 START_TIMEOUT_S = 60.0
 _NOBODY: Mapping[str, tuple[str, str]] = {}
+PROGRAMS = ("kube-apiserver", "etcd", "openssl")
+CONTROLLER_MANAGER = "kube-controller-manager"
 ADMIN_TOKEN = "admin-of-the-tests"
 CRDS = Path(__file__).parents[2] / "k8s" / "crds"
 
@@ -37,7 +41,7 @@ def find(program: str) -> str | None:
 
 def missing() -> str:
     """What a control plane lacks here, as the reason of a skip; "" when it can be started."""
-    absent = [program for program in ("etcd", "kube-apiserver", "openssl") if find(program) is None]
+    absent = [program for program in PROGRAMS if find(program) is None]
     return f"no {', '.join(absent)} (KUBEBUILDER_ASSETS or PATH; docs/testing.md)" if absent else ""
 
 
@@ -45,6 +49,20 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def control_plane() -> Iterator[ControlPlane]:
+    """One that runs until the end of the block; a skip where it cannot be started. For the main thread."""
+    why = missing()
+    if why:
+        pytest.skip(why)
+    plane = ControlPlane()
+    try:
+        plane.start()
+        yield plane
+    finally:
+        plane.stop()
 
 
 class ControlPlane:
@@ -108,6 +126,20 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self.folder / 'sa.key'}",
             f"--service-account-signing-key-file={self.folder / 'sa.key'}",
+        )
+
+    def start_controllers(self, *names: str) -> None:
+        """These controllers of kube-controller-manager, which has to be there (`find`), unless they run."""
+        if CONTROLLER_MANAGER in self._processes:
+            return
+        self._start(
+            CONTROLLER_MANAGER,
+            f"--kubeconfig={self.kubeconfig}",
+            f"--controllers={','.join(names)}",
+            "--leader-elect=false",
+            "--use-service-account-credentials=false",
+            "--secure-port=0",
+            "--pvclaimbinder-sync-period=2s",
         )
 
     def await_apiserver(self) -> None:

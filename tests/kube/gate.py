@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -34,12 +36,16 @@ class Rule:
 
 
 class Gate:
-    """`seen` are the requests that came, `rules` decide in order; `is_shut` cuts everything, watches included."""
+    """`seen` are the requests that came, `rules` decide in order; `is_shut` cuts everything, watches included.
+
+    `asked` counts the requests of each token.
+    """
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self.plane = plane
         self.kubeconfig = folder / "gate-kubeconfig"
         self.seen: list[tuple[str, str]] = []
+        self.asked: Counter[str] = Counter()
         self.rules: list[Rule] = []
         self.is_shut = False
         self._streams: set[asyncio.Task[object]] = set()
@@ -54,7 +60,12 @@ class Gate:
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         (address,) = self._runner.addresses
-        self.kubeconfig.write_text(json.dumps(self.plane.config(ADMIN_TOKEN, f"http://127.0.0.1:{address[1]}")))
+        self._url = f"http://127.0.0.1:{address[1]}"
+        self.kubeconfig.write_text(json.dumps(self.config(ADMIN_TOKEN)))
+
+    def config(self, token: str) -> dict[str, Any]:
+        """A kubeconfig of whom `token` stands for, which leads through here."""
+        return self.plane.config(token, self._url)
 
     async def stop(self) -> None:
         self.cut()
@@ -79,6 +90,7 @@ class Gate:
             self._streams.add(task)
             task.add_done_callback(self._streams.discard)
         self.seen.append((request.method, request.path_qs))
+        self.asked[request.headers.get("Authorization", "").removeprefix("Bearer ")] += 1
         rule = next((each for each in self.rules if self._meets(each, request)), None)
         if rule is not None:
             rule.met += 1

@@ -16,7 +16,7 @@ from agent.store.kubernetes.store import open_kubernetes
 from agent.store.local import open_local
 from agent.store.watch import BUFFER_EVENTS
 from agent.store.writer import KEPT_CHANGES
-from tests.kube.control_plane import ControlPlane, missing
+from tests.kube.control_plane import ControlPlane, control_plane
 
 Opener = Callable[[], Awaitable[Store]]
 
@@ -40,17 +40,10 @@ LIMITS = {
 
 
 @pytest.fixture(scope="module")
-def control_plane() -> Iterator[ControlPlane]:
+def plane() -> Iterator[ControlPlane]:
     """A real kube-apiserver, one for all tests of a module."""
-    why = missing()
-    if why:
-        pytest.skip(why)
-    plane = ControlPlane()
-    try:
-        plane.start()
+    with control_plane() as plane:
         yield plane
-    finally:
-        plane.stop()
 
 
 @pytest.fixture(params=list(LIMITS))
@@ -63,7 +56,7 @@ async def open_store(limits: Limits, request: pytest.FixtureRequest, tmp_path: P
     """Opens one more handle on the same data, as another process would have. All are closed at the end."""
     plane: ControlPlane | None = None
     if limits is LIMITS["kubernetes"]:
-        plane = request.getfixturevalue("control_plane")
+        plane = request.getfixturevalue("plane")
         await asyncio.to_thread(plane.clear)
     async with AsyncExitStack() as stack:
 

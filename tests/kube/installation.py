@@ -1,4 +1,4 @@
-"""Applies manifests to a real API server, and asks it with the tokens that Pods of a cluster have."""
+"""The rendered manifest applied to a real API server, and requests with the tokens that its Pods have."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tests.kube.control_plane import ADMIN_TOKEN, ControlPlane
+import yaml
 
-from .manifest import NAMESPACE, Object, rendered
+from tests.k8s.manifest import NAMESPACE, Object, rendered
+
+from . import sidecars
+from .control_plane import ADMIN_TOKEN, ControlPlane
 
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 QUARRY = "/apis/quarry.storage/v1alpha1"
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+
+CONTROLLER = "quarry-controller"
+"""The Deployment, and the ServiceAccount of its Pods."""
 
 _SETTLED_S = 20.0
 """A policy takes effect a moment after it was applied."""
@@ -63,9 +70,12 @@ class Client:
             return Answer(error.code, _body(error.read()))
 
 
-class Cluster:
-    def __init__(self, plane: ControlPlane) -> None:
+class Installation:
+    """`nodes` are Nodes that exist, for Pods to be on."""
+
+    def __init__(self, plane: ControlPlane, nodes: Sequence[str] = ("a", "b")) -> None:
         self.plane = plane
+        self.nodes = nodes
         self.admin = Client(plane, ADMIN_TOKEN)
         self._plurals: dict[tuple[str, str], tuple[str, bool]] = {}
 
@@ -77,7 +87,7 @@ class Cluster:
         for each in rendered():
             answer = self.apply(each)
             assert answer.code in (200, 201), f"{each['kind']} {each['metadata']['name']}: {answer.message}"
-        for name in ("a", "b"):
+        for name in self.nodes:
             self.make(f"/api/v1/nodes?name={name}", {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}})
         self._await_policies()
 
@@ -103,26 +113,17 @@ class Cluster:
         return self._plurals[version, kind]
 
     def _serve_snapshot_classes(self) -> None:
-        """Stands for the snapshot CRDs, which the manifest takes for granted: the kind, without its schema."""
-        anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-        version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
-        names = {"kind": "VolumeSnapshotClass", "plural": "volumesnapshotclasses"}
-        definition = {
-            "apiVersion": "apiextensions.k8s.io/v1",
-            "kind": "CustomResourceDefinition",
-            "metadata": {
-                "name": "volumesnapshotclasses.snapshot.storage.k8s.io",
-                "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
-            },
-            "spec": {"group": "snapshot.storage.k8s.io", "scope": "Cluster", "names": names, "versions": [version]},
-        }
-        assert self.apply(definition).code in (200, 201)
+        """The snapshot CRDs, which the manifest takes for granted."""
+        definitions = [yaml.safe_load(file.read_text()) for file in sidecars.snapshot_definitions()]
+        for definition in definitions or [_snapshot_class()]:
+            assert self.apply(definition).code in (200, 201)
         deadline = time.monotonic() + _SETTLED_S
         while True:
             with contextlib.suppress(KeyError):
-                self._resource("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass")
+                for definition in definitions or [_snapshot_class()]:
+                    self._resource("snapshot.storage.k8s.io/v1", definition["spec"]["names"]["kind"])
                 return
-            assert time.monotonic() < deadline, "the snapshot class is not served"
+            assert time.monotonic() < deadline, "the snapshot resources are not served"
             time.sleep(0.05)
 
     def _await_policies(self) -> None:
@@ -154,11 +155,15 @@ class Cluster:
 
     def client(self, account: str, node: str = "a") -> Client:
         """What a Pod of `account` on `node` may do: with a token that is bound to a Pod there."""
-        name = f"{account}-{node}"
+        return Client(self.plane, self.pod(account, node))
+
+    def pod(self, account: str, node: str, name: str = "", owners: Sequence[Object] = ()) -> str:
+        """Makes a Pod of `account` on `node`, where it is not there yet; returns a token that is bound to it."""
+        name = name or f"{account}-{node}"
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": name, "namespace": NAMESPACE},
+            "metadata": {"name": name, "namespace": NAMESPACE, "ownerReferences": list(owners)},
             "spec": {
                 "nodeName": node,
                 "serviceAccountName": account,
@@ -166,7 +171,24 @@ class Cluster:
             },
         }
         self.make(f"/api/v1/namespaces/{NAMESPACE}/pods", pod)
-        return Client(self.plane, self.token(account, name))
+        return self.token(account, name)
+
+    def replica_set(self) -> Object:
+        """One of the controller's Deployment, made as Kubernetes would; returns it as owner of its Pods."""
+        path = f"/apis/apps/v1/namespaces/{NAMESPACE}"
+        deployment = self.admin("GET", f"{path}/deployments/{CONTROLLER}").body
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": CONTROLLER, "controller": True}
+        owner["uid"] = deployment["metadata"]["uid"]
+        template = deployment["spec"]["template"]
+        made = {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "metadata": {"name": f"{CONTROLLER}-1", "ownerReferences": [owner]},
+            "spec": {"replicas": 0, "selector": deployment["spec"]["selector"], "template": template},
+        }
+        self.make(f"{path}/replicasets", made)
+        uid = self.admin("GET", f"{path}/replicasets/{CONTROLLER}-1").body["metadata"]["uid"]
+        return {**owner, "kind": "ReplicaSet", "name": f"{CONTROLLER}-1", "uid": uid}
 
     # --- objects ---------------------------------------------------------------------------------------------------
 
@@ -196,3 +218,19 @@ def resource(kind: str, name: str, spec: Object | None = None, status: Object | 
     if status is not None:
         document["status"] = status
     return document
+
+
+def _snapshot_class() -> Object:
+    """Stands for the snapshot CRDs where they are not here: a kind without its schema."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    names = {"kind": "VolumeSnapshotClass", "plural": "volumesnapshotclasses"}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": "volumesnapshotclasses.snapshot.storage.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, for tests"},
+        },
+        "spec": {"group": "snapshot.storage.k8s.io", "scope": "Cluster", "names": names, "versions": [version]},
+    }

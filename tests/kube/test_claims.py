@@ -1,0 +1,78 @@
+"""PersistentVolumeClaims through the real sidecars, with the permissions of the rendered manifest."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.model import Volume
+
+from .claims import CAPACITIES, CLAIMS, SNAPSHOTS, Claims
+from .cluster import CONTROLLERS, NODES, Cluster
+from .conftest import Opener, until
+
+pytestmark = pytest.mark.timeout(300)
+
+
+async def test_the_life_of_claims(claims: Claims, cluster: Cluster, open_store: Opener) -> None:
+    for number in range(4):
+        await claims.claim(f"claim-{number}", "64Mi", NODES[number % 2])
+    first, second, *_ = [await claims.bound(f"claim-{number}") for number in range(4)]
+    assert len(set().union(*(await cluster.lvols()).values())) == 4
+    async with claims.attached(first, "node-a") as host:
+        await host.write(1, 0, b"one" * 4096)
+    source = await claims.snapshot("snap", "claim-0")
+
+    async with claims.attached(first, "node-b") as host:
+        await host.write(1, 0, b"two" * 4096)
+        await claims.patch(f"{CLAIMS}/claim-0", {"spec": {"resources": {"requests": {"storage": "128Mi"}}}})
+        await claims.until(f"{CLAIMS}/claim-0", lambda it: it["status"]["capacity"]["storage"] == "128Mi")
+        assert (await host.namespaces())[0].size_bytes == 128 << 20
+        assert await host.read(1, 0, 12288) == b"two" * 4096
+
+    await claims.claim("restored", "64Mi", "node-a", source=source)
+    async with claims.attached(await claims.bound("restored"), "node-b") as host:
+        assert await host.read(1, 0, 12288) == b"one" * 4096
+    await claims.claim("clone", "128Mi", "node-a", source={"kind": "PersistentVolumeClaim", "name": "claim-0"})
+    async with claims.attached(await claims.bound("clone"), "node-a") as host:
+        assert await host.read(1, 0, 12288) == b"two" * 4096
+
+    await claims.patch(f"{CLAIMS}/claim-1", {"spec": {"volumeAttributesClassName": "quarry-bronze"}})
+    await claims.until(
+        f"{CLAIMS}/claim-1", lambda it: it["status"].get("currentVolumeAttributesClassName") == "quarry-bronze"
+    )
+    modified = await (await open_store()).get(Volume, second["spec"]["csi"]["volumeHandle"])
+    assert modified is not None
+    assert modified.spec.qos.rw_iops == 2000
+
+    for name in (*(f"claim-{number}" for number in range(4)), "restored", "clone"):
+        await claims.delete(f"{CLAIMS}/{name}")
+    await claims.delete(f"{SNAPSHOTS}/snap")
+    await claims.all_gone()
+    assert not cluster.restarts, f"ended by themselves: {cluster.restarts}\n{cluster.logs()}"
+
+
+async def test_room_is_told_to_the_scheduler(claims: Claims) -> None:
+    """A CSIStorageCapacity for every node and class, owned by the Deployment."""
+
+    async def told() -> bool:
+        found = await claims.list(CAPACITIES)
+        of_nvme = [each for each in found if each["storageClassName"] == "quarry-nvme" and each.get("capacity")]
+        where = {tuple(each["nodeTopology"]["matchLabels"].values()) for each in of_nvme}
+        return where == {(node,) for node in NODES}
+
+    await until(told, 60.0)
+    for each in await claims.list(CAPACITIES):
+        (owner,) = each["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"]) == ("Deployment", "quarry-controller")
+
+
+async def test_beside_the_controller_that_waits_no_sidecar_works(claims: Claims, cluster: Cluster) -> None:
+    """Sidecars have no election of their own: they follow the controller in their Pod."""
+    leader = await cluster.leader()
+    (waiting,) = set(CONTROLLERS) - {leader}
+    await claims.claim("claim", "64Mi", "node-a")
+    await claims.bound("claim")
+    assert "CreateVolume" in cluster.log(leader)
+    assert "CreateVolume" not in cluster.log(waiting)
+    await claims.delete(f"{CLAIMS}/claim")
+    await claims.all_gone()

@@ -1,0 +1,112 @@
+"""The store of a cluster: what schemas refuse, fields of newer versions, an API without our resources."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from agent.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
+from agent.model import (
+    AccessMode,
+    Attachment,
+    Tier,
+    Volume,
+)
+from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
+
+from .conftest import until
+from .control_plane import CRDS, ControlPlane
+from .gate import Gate, Rule
+from .objects import MERGE, VOLUMES, resized, volume
+
+RWO = (Attachment("n1", "nqn.1"), Attachment("n2", "nqn.2"))
+RWX = tuple(replace(each, access_mode=AccessMode.RWX) for each in RWO)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"csi_name": "another"}, "csiName cannot be changed"),
+        ({"tier": Tier.HDD}, "tier cannot be changed"),
+        ({"parameters": (("a", "b"),)}, "parameters cannot be changed"),
+        ({"size_bytes": 0}, "spec.sizeBytes"),
+        ({"replica_count": 0}, "spec.replicaCount"),
+        ({"attachments": RWO}, "only in access modes that are shared"),
+        ({"attachments": (RWX[0], RWX[0])}, "Duplicate"),
+        ({"size_bytes": 1 << 63}, "64 bits"),
+    ],
+    ids=str,
+)
+async def test_changes_that_are_refused(store: KubernetesStore, change: dict[str, object], says: str) -> None:
+    a = await store.create(volume())
+    with pytest.raises(InvalidArgument, match=says):
+        await store.update(replace(a, spec=replace(a.spec, **change)))  # type: ignore[arg-type]
+    assert await store.get(Volume, "vol-a") == a
+    b = await store.update(replace(a, spec=replace(a.spec, attachments=RWX)))
+    assert b.spec.attachments == RWX
+
+
+async def test_fields_of_a_newer_version(store: KubernetesStore, gate: Gate, plane: ControlPlane) -> None:
+    a = await store.create(replace(volume(), spec=replace(volume().spec, attachments=RWX)))
+    crd = yaml.safe_load((CRDS / "volumes.yaml").read_text())
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    spec["colour"] = spec["attachments"]["items"]["properties"]["colour"] = {"type": "string"}
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumes.quarry.storage"
+    apply = f"{path}?fieldManager=tests&force=true"
+    await asyncio.to_thread(plane.request, "PATCH", apply, json.dumps(crd).encode(), "application/apply-patch+yaml")
+    try:
+
+        async def colour_is_kept() -> bool:
+            answer = await asyncio.to_thread(
+                plane.request, "PATCH", f"{VOLUMES}/vol-a", b'{"spec":{"colour":"red"}}', MERGE
+            )
+            return bool(answer["spec"].get("colour"))
+
+        await until(colour_is_kept)
+        gate.cut()  # watches from before the schema's change tell by the old one for up to two minutes
+
+        async def change_goes_through() -> bool:
+            found = await store.get(Volume, "vol-a")
+            assert found is not None
+            try:
+                return (await store.update(resized(found, 7 << 30))).spec.size_bytes == 7 << 30
+            except Conflict:
+                return False
+
+        await until(change_goes_through)
+        stored = await asyncio.to_thread(plane.request, "GET", f"{VOLUMES}/vol-a")
+        assert stored["spec"]["colour"] == "red"
+        stored["spec"]["attachments"][0]["colour"] = "red"
+        await asyncio.to_thread(plane.request, "PUT", f"{VOLUMES}/vol-a", stored)
+
+        async def refused() -> bool:
+            try:
+                await store.list(Volume)
+            except FailedPrecondition as error:
+                assert "spec.attachments.colour" in str(error)
+                return True
+            return False
+
+        await until(refused)
+        with pytest.raises(FailedPrecondition):
+            await store.get(Volume, "vol-a")
+        assert a.spec.attachments == RWX
+    finally:
+        await asyncio.to_thread(plane.install)
+
+
+async def test_without_permission_or_resources_it_says_so(gate: Gate, plane: ControlPlane, tmp_path: Path) -> None:
+    gate.rules = [Rule("GET", "/disks", status=404)]
+    with pytest.raises(FailedPrecondition, match="kubectl apply -f k8s/crds"):
+        await open_kubernetes(gate.kubeconfig)
+    other = tmp_path / "other"
+    other.write_text(json.dumps(plane.config("nobody")))
+    with pytest.raises(Unavailable, match="credentials"):
+        await open_kubernetes(other)
+    with pytest.raises(FailedPrecondition, match="no usable configuration"):
+        await open_kubernetes(tmp_path / "absent")
