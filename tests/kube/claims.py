@@ -27,6 +27,7 @@ BINDING = (
 )
 """Of kube-controller-manager."""
 
+SELECTED = "volume.kubernetes.io/selected-node"
 PATIENCE_S = 90.0
 
 VOLUMES = "/api/v1/persistentvolumes"
@@ -43,6 +44,7 @@ class Claims:
     def __init__(self, cluster: Cluster, installation: Installation) -> None:
         self._cluster = cluster
         self._admin = installation.admin
+        self._selected: dict[str, str] = {}
 
     # --- the API ---
 
@@ -118,7 +120,8 @@ class Claims:
     async def claim(self, name: str, size: str, node: str, *, source: Object | None = None, **spec: Any) -> None:
         """A claim of a raw block volume for a Pod that the scheduler has put on `node`."""
         document: Object = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}}
-        document["metadata"]["annotations"] = {"volume.kubernetes.io/selected-node": node}
+        document["metadata"]["annotations"] = {SELECTED: node}
+        self._selected[name] = node
         document["spec"] = {
             "accessModes": ["ReadWriteOnce"],
             "volumeMode": "Block",
@@ -131,7 +134,17 @@ class Claims:
 
     async def bound(self, name: str) -> Object:
         """The PersistentVolume of the claim, when it is bound."""
-        claim = await self.until(f"{CLAIMS}/{name}", lambda it: it["status"].get("phase") == "Bound")
+
+        def is_bound_or_rejected(claim: Object) -> bool:
+            rejected = SELECTED not in claim["metadata"].get("annotations", {})
+            return rejected or claim["status"].get("phase") == "Bound"
+
+        while True:
+            claim = await self.until(f"{CLAIMS}/{name}", is_bound_or_rejected)
+            if claim["status"].get("phase") == "Bound":
+                break
+            # The provisioner asks the scheduler for another node; it is a small cluster.
+            await self.patch(f"{CLAIMS}/{name}", {"metadata": {"annotations": {SELECTED: self._selected[name]}}})
         return await self.until(f"{VOLUMES}/{claim['spec']['volumeName']}", lambda it: True)
 
     @asynccontextmanager
