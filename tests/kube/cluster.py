@@ -182,9 +182,9 @@ class Cluster:
         """The last of each."""
         return "\n".join(f"--- {name}\n{self.log(name)}" for name in sorted(self._processes))
 
-    def asked(self) -> dict[str, int]:
+    def asked(self) -> dict[str, Counter[str]]:
         """Requests of each node and controller to the API so far."""
-        return {name: self._gate.asked[token] for name, token in self._tokens.items()}
+        return {name: self._gate.asked[token].copy() for name, token in self._tokens.items()}
 
     # --- what the targets have ---
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,14 +38,14 @@ class Rule:
 class Gate:
     """`seen` are the requests that came, `rules` decide in order; `is_shut` cuts everything, watches included.
 
-    `asked` counts the requests of each token.
+    `asked` are the requests of each token, by what was asked.
     """
 
     def __init__(self, plane: ControlPlane, folder: Path) -> None:
         self.plane = plane
         self.kubeconfig = folder / "gate-kubeconfig"
         self.seen: list[tuple[str, str]] = []
-        self.asked: Counter[str] = Counter()
+        self.asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.rules: list[Rule] = []
         self.is_shut = False
         self._streams: set[asyncio.Task[object]] = set()
@@ -90,7 +90,9 @@ class Gate:
             self._streams.add(task)
             task.add_done_callback(self._streams.discard)
         self.seen.append((request.method, request.path_qs))
-        self.asked[request.headers.get("Authorization", "").removeprefix("Bearer ")] += 1
+        self.asked[request.headers.get("Authorization", "").removeprefix("Bearer ")][
+            f"{request.method} {request.path}"
+        ] += 1
         rule = next((each for each in self.rules if self._meets(each, request)), None)
         if rule is not None:
             rule.met += 1

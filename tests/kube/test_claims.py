@@ -6,6 +6,7 @@ import pytest
 
 from agent.model import Volume
 
+from . import sidecars
 from .claims import CAPACITIES, CLAIMS, SNAPSHOTS, Claims
 from .cluster import CONTROLLERS, NODES, Cluster
 from .conftest import Opener, until
@@ -72,7 +73,9 @@ async def test_beside_the_controller_that_waits_no_sidecar_works(claims: Claims,
     (waiting,) = set(CONTROLLERS) - {leader}
     await claims.claim("claim", "64Mi", "node-a")
     await claims.bound("claim")
-    assert "CreateVolume" in cluster.log(leader)
-    assert "CreateVolume" not in cluster.log(waiting)
+    assert "Starting provisioner controller" in cluster.log(f"{leader}/csi-provisioner")
+    for sidecar in sidecars.present():
+        last = cluster.log(f"{waiting}/{sidecar}").splitlines()[-1]
+        assert "CSI driver is not ready" in last or "Probing CSI driver for readiness" in last
     await claims.delete(f"{CLAIMS}/claim")
     await claims.all_gone()

@@ -27,9 +27,10 @@ LOOK_S = 10.0
 IDLE = 12
 """Requests of one process in LOOK_S while there is nothing to do: Leases, each other's Leases, an audit."""
 
-AWAY = 60
-"""The same while the API answers nothing but errors, or nothing."""
-
+AWAY = 300
+"""The same while the API does not answer: five watches that begin anew, Leases, and four callers who ask for more and
+more, five times a second each. A loop without a pause makes thousands.
+"""
 
 Death = Callable[[Cluster, ControlPlane], Awaitable[None]]
 
@@ -44,6 +45,7 @@ async def leader_dies(cluster: Cluster, plane: ControlPlane) -> None:
         await asyncio.sleep(0.05)
     took_s = time.monotonic() - began
     cluster.start(leader)
+    print(f"another controller served {took_s:.1f} s after the leader was killed")
     assert took_s < FAILOVER_S
 
 
@@ -83,8 +85,9 @@ async def _calm(cluster: Cluster, limit: int) -> None:
     """For LOOK_S no process asks more than `limit` times."""
     before = cluster.asked()
     await asyncio.sleep(LOOK_S)  # how much is asked meanwhile is what is looked at
-    asked = {name: count - before.get(name, 0) for name, count in cluster.asked().items()}
-    assert max(asked.values()) <= limit, f"{asked}\n{cluster.logs()}"
+    asked = {name: requests - before[name] for name, requests in cluster.asked().items()}
+    print({name: requests.total() for name, requests in asked.items()})
+    assert all(requests.total() <= limit for requests in asked.values()), asked
 
 
 DEATHS: list[Death] = [leader_dies, node_dies, api_dies, database_dies]
