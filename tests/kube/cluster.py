@@ -219,6 +219,11 @@ class Cluster:
             await asyncio.sleep(0.1)
         raise TimeoutError(f"no controller leads: {self.logs()}")
 
+    async def answering(self, name: str) -> None:
+        """Returns when the process serves its socket, whether it is ready or not."""
+        async with CsiClient(self.socket(name), timeout_s=PATIENCE_S) as csi:
+            await csi.wait_ready(PATIENCE_S)
+
     async def _is_ready(self, name: str) -> bool:
         try:
             async with CsiClient(self.socket(name), timeout_s=2.0) as csi:

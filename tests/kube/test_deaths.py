@@ -45,6 +45,7 @@ async def leader_dies(cluster: Cluster, plane: ControlPlane) -> None:
         await asyncio.sleep(0.05)
     took_s = time.monotonic() - began
     cluster.start(leader)
+    await cluster.answering(leader)
     print(f"another controller served {took_s:.1f} s after the leader was killed")
     assert took_s < FAILOVER_S
 
