@@ -16,8 +16,9 @@ from agent.csi.client import CsiClient
 from agent.nvmf import initiator
 from tests.k8s.manifest import NAMESPACE, Object
 
-from .cluster import NODES, Cluster
+from .cluster import NODES
 from .installation import Answer, Installation
+from .installed import InstalledCluster
 
 DRIVER = "csi.quarry.storage"
 BINDING = (
@@ -41,7 +42,7 @@ CONTENTS = "/apis/snapshot.storage.k8s.io/v1/volumesnapshotcontents"
 class Claims:
     """Every wait raises AssertionError with what was there instead, and the ends of all logs."""
 
-    def __init__(self, cluster: Cluster, installation: Installation) -> None:
+    def __init__(self, cluster: InstalledCluster, installation: Installation) -> None:
         self._cluster = cluster
         self._admin = installation.admin
         self._selected: dict[str, str] = {}

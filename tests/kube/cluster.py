@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
 import signal
@@ -12,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -20,16 +19,10 @@ from typing import TypeVar
 import grpc
 
 from agent.csi.client import CallFailed, CsiClient
-from agent.model import NQN_PREFIX
 from agent.nvmf import initiator
-from agent.spdk import lvol, nvmf
-from agent.spdk.client import Client
-from tests.contract.targets import Target, free_port
-from tests.k8s.manifest import NAMESPACE
+from tests.contract.targets import free_port
 
-from . import sidecars
 from .gate import Gate
-from .installation import CONTROLLER, Installation
 
 NODES = ("node-a", "node-b")
 CONTROLLERS = ("one", "two")
@@ -48,54 +41,38 @@ _AGAIN = {
 T = TypeVar("T")
 
 
-def pod_of(controller: str) -> str:
-    """Name of its Pod, by which it stands for election."""
-    return f"{CONTROLLER}-{controller}"
-
-
 class Cluster:
-    """Each process has a kubeconfig of its own, with the token of a Pod of its role on its node, through the gate.
+    """All processes reach the API by `kubeconfig`, with its permissions."""
 
-    Targets are processes of their own, as they are Pods of their own: what happens to agents does not happen to them.
-    """
+    namespace = "default"
+    """Of the Leases."""
 
-    def __init__(self, installation: Installation, gate: Gate, kinds: Sequence[str] = ("embedded", "embedded")) -> None:
+    def __init__(self, kubeconfig: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="qroles-", dir="/tmp"))
-        self.installation = installation
-        self._gate = gate
+        self._kubeconfig = kubeconfig
         self._ports = {name: free_port() for name in NODES}
-        self._targets = {name: Target(kind) for name, kind in zip(NODES, kinds, strict=True)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._tokens: dict[str, str] = {}
         self.restarts: Counter[str] = Counter()
         (self.folder / "config.yaml").write_text("reconcile: {audit_interval_s: 5.0}\n")
+
+    def kubeconfig(self, name: str) -> Path:
+        """By which a process reaches the API."""
+        return self._kubeconfig
 
     def socket(self, name: str) -> str:
         return f"unix://{self.folder}/{name}.sock"
 
     def start(self, name: str, *more: str) -> None:
-        """A node, a controller, or a sidecar as CONTROLLER/SIDECAR. To be called in the main thread."""
-        controller, _, sidecar = name.partition("/")
-        if name == sidecars.SNAPSHOT_CONTROLLER:  # one for a cluster, installed by its administrator
-            kubeconfig = self.installation.plane.kubeconfig
-            self._run(name, [sidecars.find(name) or name, f"--kubeconfig={kubeconfig}"], {})
-            return
-        if sidecar:
-            kubeconfig = self.folder / f"{controller}.direct"
-            argv, environment = sidecars.command(sidecar, self.socket(controller), kubeconfig, pod_of(controller))
-            self._run(name, argv, environment)
-            return
+        """A node or a controller. To be called in the main thread."""
         role = "node" if name.startswith("node-") else "controller"
-        argv = [sys.executable, "-m", "agent.cli.main", role, "--kubeconfig", str(self._kubeconfig(name))]
-        argv += ["--lease-namespace", NAMESPACE, "--csi-endpoint", self.socket(name), "--http-address", ""]
+        argv = [sys.executable, "-m", "agent.cli.main", role, "--kubeconfig", str(self.kubeconfig(name))]
+        argv += ["--lease-namespace", self.namespace, "--csi-endpoint", self.socket(name), "--http-address", ""]
         argv += ["--state-dir", str(self.folder / name), "--config", str(self.folder / "config.yaml")]
         if role == "node":
             argv += ["--node-name", name, "--nvmf-port", str(self._ports.get(name, 4420))]
             argv += ["--file-disk", f"{self.folder}/{name}.img:2GiB:nvme"]
-            if name in self._targets:
-                argv += ["--spdk-socket", str(self._targets[name].socket_path)]
         else:
-            argv += ["--identity", pod_of(name)]
+            argv += ["--identity", name]
         self._run(name, [*argv, *more], {})
 
     def _run(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
@@ -103,33 +80,6 @@ class Cluster:
             self._processes[name] = subprocess.Popen(
                 [*_GUARD, *argv], stdout=log, stderr=log, env={**os.environ, **environment}
             )
-
-    def _kubeconfig(self, name: str) -> Path:
-        """Made at the first start; a second agent of a node has that node's token."""
-        path = self.folder / f"{name}.kubeconfig"
-        if name not in self._tokens:
-            if name in CONTROLLERS:
-                owners = [self.installation.replica_set()]
-                token = self.installation.pod(CONTROLLER, NODES[CONTROLLERS.index(name)], pod_of(name), owners)
-            else:
-                token = self.installation.pod("quarry-node", next(each for each in NODES if name.startswith(each)))
-            self._tokens[name] = token
-            path.write_text(json.dumps(self._gate.config(token)))
-            path.with_suffix(".direct").write_text(json.dumps(self.installation.plane.config(token)))
-        return path
-
-    def start_all(self) -> None:
-        for target in self._targets.values():
-            target.start()
-        for name in (*NODES, *CONTROLLERS):
-            self.start(name)
-
-    def start_sidecars(self) -> None:
-        """All that are here, beside each controller, and the snapshot-controller of the cluster."""
-        for name in CONTROLLERS:
-            for sidecar in sidecars.present():
-                self.start(f"{name}/{sidecar}")
-        self.start(sidecars.SNAPSHOT_CONTROLLER)
 
     def kill(self, name: str) -> None:
         process = self._processes.pop(name)
@@ -167,8 +117,6 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for target in self._targets.values():
-            target.close()
         if not os.environ.get("KEEP"):
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -181,31 +129,6 @@ class Cluster:
     def logs(self) -> str:
         """The last of each."""
         return "\n".join(f"--- {name}\n{self.log(name)}" for name in sorted(self._processes))
-
-    def asked(self) -> dict[str, Counter[str]]:
-        """Requests of each node and controller to the API so far."""
-        return {name: self._gate.asked[token].copy() for name, token in self._tokens.items()}
-
-    # --- what the targets have ---
-
-    async def lvols(self) -> dict[str, set[str]]:
-        """Names of the lvols in each target."""
-        found: dict[str, set[str]] = {}
-        for node, target in self._targets.items():
-            async with Client(target.socket_path) as rpc:
-                await rpc.wait_connected(10.0)
-                pools = await lvol.list_lvstores(rpc)
-                found[node] = {each.name for pool in pools for each in await lvol.list_lvols(rpc, pool.name)}
-        return found
-
-    async def exports(self) -> dict[str, set[str]]:
-        """Names of the subsystems of ours in each target."""
-        found: dict[str, set[str]] = {}
-        for node, target in self._targets.items():
-            async with Client(target.socket_path) as rpc:
-                await rpc.wait_connected(10.0)
-                found[node] = {each.nqn for each in await nvmf.list_subsystems(rpc) if each.nqn.startswith(NQN_PREFIX)}
-        return found
 
     # --- as an orchestrator does ---
 

@@ -14,10 +14,11 @@ from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 from . import control_plane, sidecars
 from .binder import binding
 from .claims import BINDING, DRIVER, Claims
-from .cluster import NODES, Cluster
+from .cluster import NODES
 from .control_plane import ControlPlane
 from .gate import Gate
 from .installation import Installation
+from .installed import InstalledCluster
 
 Opener = Callable[[], Awaitable[KubernetesStore]]
 
@@ -70,9 +71,9 @@ async def store(open_store: Opener) -> KubernetesStore:
 
 
 @pytest.fixture
-async def cluster(plane: ControlPlane, installation: Installation, gate: Gate) -> AsyncIterator[Cluster]:
+async def cluster(plane: ControlPlane, installation: Installation, gate: Gate) -> AsyncIterator[InstalledCluster]:
     """Two nodes with a target and a disk each, and two controllers."""
-    made = Cluster(installation, gate)
+    made = InstalledCluster(installation, gate)
     try:
         made.start_all()
         await made.whole()
@@ -88,7 +89,7 @@ def _sidecars() -> None:
 
 
 @pytest.fixture
-async def claims(_sidecars: None, cluster: Cluster, installation: Installation) -> AsyncIterator[Claims]:
+async def claims(_sidecars: None, cluster: InstalledCluster, installation: Installation) -> AsyncIterator[Claims]:
     """The cluster with all sidecars, its nodes registered; what ends is started again."""
     claims = Claims(cluster, installation)
     await claims.clear()

@@ -13,7 +13,8 @@ from agent.nvmf import initiator
 from agent.store.kubernetes.store import KubernetesStore
 
 from .claims import CLAIMS, Claims
-from .cluster import MIB, NODES, Cluster
+from .cluster import MIB, NODES
+from .installed import InstalledCluster
 
 WIDTH = 4
 KEPT_OF = 3
@@ -69,7 +70,7 @@ class Load:
             self.lives += 1
 
 
-def of_calls(cluster: Cluster) -> Live:
+def of_calls(cluster: InstalledCluster) -> Live:
     """A life by CSI calls, as sidecars make them."""
 
     async def live(name: str, node: str, keep: bool) -> str:
@@ -99,7 +100,7 @@ def of_claims(claims: Claims) -> Live:
     return live
 
 
-async def settled(cluster: Cluster, store: KubernetesStore, kept: set[str]) -> None:
+async def settled(cluster: InstalledCluster, store: KubernetesStore, kept: set[str]) -> None:
     """Waits until store and targets have these volumes, each once; fails telling what is lost, left or doubled."""
     deadline = time.monotonic() + 60.0
     while True:

@@ -8,13 +8,14 @@ from agent.model import Volume
 
 from . import sidecars
 from .claims import CAPACITIES, CLAIMS, SNAPSHOTS, Claims
-from .cluster import CONTROLLERS, NODES, Cluster
+from .cluster import CONTROLLERS, NODES
 from .conftest import Opener, until
+from .installed import InstalledCluster
 
 pytestmark = pytest.mark.timeout(300)
 
 
-async def test_the_life_of_claims(claims: Claims, cluster: Cluster, open_store: Opener) -> None:
+async def test_the_life_of_claims(claims: Claims, cluster: InstalledCluster, open_store: Opener) -> None:
     for number in range(4):
         await claims.claim(f"claim-{number}", "64Mi", NODES[number % 2])
     first, second, *_ = [await claims.bound(f"claim-{number}") for number in range(4)]
@@ -67,7 +68,7 @@ async def test_room_is_told_to_the_scheduler(claims: Claims) -> None:
         assert (owner["kind"], owner["name"]) == ("Deployment", "quarry-controller")
 
 
-async def test_beside_the_controller_that_waits_no_sidecar_works(claims: Claims, cluster: Cluster) -> None:
+async def test_beside_the_controller_that_waits_no_sidecar_works(claims: Claims, cluster: InstalledCluster) -> None:
     """Sidecars have no election of their own: they follow the controller in their Pod."""
     leader = await cluster.leader()
     (waiting,) = set(CONTROLLERS) - {leader}

@@ -12,9 +12,10 @@ import pytest
 from agent.csi.client import CallFailed, CsiClient
 
 from .claims import CLAIMS, Claims
-from .cluster import CONTROLLERS, MIB, NODES, Cluster
+from .cluster import CONTROLLERS, MIB, NODES
 from .conftest import Opener
 from .control_plane import ControlPlane
+from .installed import InstalledCluster
 from .load import Load, in_use, of_calls, of_claims, settled
 
 pytestmark = pytest.mark.timeout(400)
@@ -32,10 +33,10 @@ AWAY = 300
 more, five times a second each. A loop without a pause makes thousands.
 """
 
-Death = Callable[[Cluster, ControlPlane], Awaitable[None]]
+Death = Callable[[InstalledCluster, ControlPlane], Awaitable[None]]
 
 
-async def leader_dies(cluster: Cluster, plane: ControlPlane) -> None:
+async def leader_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
     leader = await cluster.leader()
     (other,) = set(CONTROLLERS) - {leader}
     began = time.monotonic()
@@ -50,7 +51,7 @@ async def leader_dies(cluster: Cluster, plane: ControlPlane) -> None:
     assert took_s < FAILOVER_S
 
 
-async def _serves(cluster: Cluster, controller: str) -> bool:
+async def _serves(cluster: InstalledCluster, controller: str) -> bool:
     try:
         async with CsiClient(cluster.socket(controller), timeout_s=2.0) as csi:
             await csi.list_volumes(max_entries=1)
@@ -59,14 +60,14 @@ async def _serves(cluster: Cluster, controller: str) -> bool:
     return True
 
 
-async def node_dies(cluster: Cluster, plane: ControlPlane) -> None:
+async def node_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
     cluster.kill(NODES[0])
     await asyncio.sleep(2.0)  # calls come to wait for it
     cluster.start(NODES[0])
     await cluster.node_ready(NODES[0])
 
 
-async def api_dies(cluster: Cluster, plane: ControlPlane) -> None:
+async def api_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
     plane.kill("kube-apiserver")
     await _calm(cluster, AWAY)
     await asyncio.sleep(OUTAGE_S - LOOK_S)
@@ -74,7 +75,7 @@ async def api_dies(cluster: Cluster, plane: ControlPlane) -> None:
     await asyncio.to_thread(plane.await_apiserver)
 
 
-async def database_dies(cluster: Cluster, plane: ControlPlane) -> None:
+async def database_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
     plane.kill("etcd")
     await _calm(cluster, AWAY)
     await asyncio.sleep(OUTAGE_S - LOOK_S)
@@ -82,7 +83,7 @@ async def database_dies(cluster: Cluster, plane: ControlPlane) -> None:
     await asyncio.to_thread(plane.await_apiserver)
 
 
-async def _calm(cluster: Cluster, limit: int) -> None:
+async def _calm(cluster: InstalledCluster, limit: int) -> None:
     """For LOOK_S no process asks more than `limit` times."""
     before = cluster.asked()
     await asyncio.sleep(LOOK_S)  # how much is asked meanwhile is what is looked at
@@ -106,7 +107,7 @@ async def _running(load: Load) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("death", DEATHS, ids=lambda death: death.__name__)
-async def test_under_calls(death: Death, cluster: Cluster, plane: ControlPlane, open_store: Opener) -> None:
+async def test_under_calls(death: Death, cluster: InstalledCluster, plane: ControlPlane, open_store: Opener) -> None:
     store, load = await open_store(), Load(of_calls(cluster))
     held = await cluster.ask(lambda csi: csi.create_volume("held", 16 * MIB))
     async with cluster.kubelet(), cluster.opened(held, "node-b") as host:
@@ -120,7 +121,7 @@ async def test_under_calls(death: Death, cluster: Cluster, plane: ControlPlane, 
     await settled(cluster, store, set())
 
 
-async def test_under_claims(claims: Claims, cluster: Cluster, plane: ControlPlane, open_store: Opener) -> None:
+async def test_under_claims(claims: Claims, cluster: InstalledCluster, plane: ControlPlane, open_store: Opener) -> None:
     """All four, one after the other, with claims that come and go through the sidecars."""
     store, load = await open_store(), Load(of_claims(claims))
     await claims.claim("held", "16Mi", "node-a")
