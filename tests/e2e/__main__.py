@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.e2e import images, installation, machine, oci, programs
 from tests.e2e.layers import Workshop
-from tests.e2e.progress import say
+from tests.e2e.progress import BEGAN, began, say
 
 TESTS = ["-v", "-s", "-x", "--tb=short", "-rs", "-o", "addopts=--strict-markers --import-mode=importlib"]
 TESTS += ["-p", "no:cacheprovider", "-o", "timeout=600", "tests/e2e"]
@@ -26,23 +26,32 @@ def main(argv: list[str]) -> int:
         print(f"make e2e: {lacking}", file=sys.stderr)
         return 1
     _tell()
-    for each in machine.sweep():
-        say(f"left over by a run that was killed, removed: {each}")
-    signal.signal(signal.SIGTERM, _interrupt)
+    for left_over in machine.sweep():
+        say(f"left over by a run that was killed, removed: {left_over}")
+    for each in (signal.SIGINT, signal.SIGTERM):  # the first also when a shell has it ignored, as in the background
+        signal.signal(each, _interrupt)
     inside = machine.Machine()
     status, left = 1, list[str]()
     try:
         _assemble(inside.run / ARCHIVE)
         env = os.environ | {"PATH": programs.search_path(), "QUARRY_E2E_RUN": str(inside.run)}
-        env |= {"TMPDIR": str(_folder(inside.run / "tmp")), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+        env |= {
+            BEGAN: str(began()),
+            "TMPDIR": str(_folder(inside.run / "tmp")),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
         say("the machine: processes, mounts, network and cgroups of its own")
         status = inside.execute([sys.executable, "-m", "pytest", *TESTS, *argv], env)
     except KeyboardInterrupt:
         say("interrupted: cleaning up")
         status = 130
     finally:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
         left = inside.remove()
-    say(f"machine removed; left behind: {', '.join(left) or 'nothing'}")
+    say(f"machine removed, left behind: {', '.join(left) or 'nothing'}")
+    say(f"free hugepages: {programs.kernel().free_hugepages_mib} MiB")
     return status or (1 if left else 0)
 
 

@@ -47,8 +47,13 @@ def await_app(cluster: Cluster, other_than: str = "") -> dict[str, Any]:
     return found() or {}
 
 
-def needs_frontend(installed: Installed) -> None:
+def needs_frontend(cluster: Cluster, installed: Installed) -> None:
+    """Skips where volumes cannot be mounted, once the Pod has been told why."""
     if not installed.flavour.frontend:
+        path = "/api/v1/namespaces/default/events?fieldSelector=reason=FailedMount"
+        cluster.wait(
+            lambda: any("no NVMe/TCP" in each["message"] for each in cluster.items(path)), "the Pod is not told why"
+        )
         pytest.skip("this kernel has no NVMe/TCP (modprobe nvme-tcp): volumes of spdk_tgt cannot be mounted here")
 
 
@@ -104,7 +109,7 @@ def test_a_claim_is_bound_and_attached(cluster: Cluster, installed: Installed) -
 
 
 def test_what_the_application_writes_is_read_by_its_next_pod(cluster: Cluster, installed: Installed) -> None:
-    needs_frontend(installed)
+    needs_frontend(cluster, installed)
     first = await_app(cluster)
     say("application running")
     written = run_in_app(
