@@ -74,7 +74,7 @@ def life(name: str) -> list[Write]:
     return [
         Write("POST", "", _json(created), "application/json"),
         _patch(name, {"status": status}, "/status"),
-        _patch(name, {"spec": {"attachments": attachment}}),
+        _patch(name, {"spec": {"attachments": attachment}, "metadata": {"managedFields": [{}]}}),  # decision 0009
         _patch(name, {"status": {"observed": 2}}, "/status"),
         _patch(name, {"spec": {"attachments": None}}),
         _patch(name, {"status": {"observed": 3}}, "/status"),
