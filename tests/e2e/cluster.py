@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.e2e.progress import until
 QUARRY = "/apis/quarry.storage/v1alpha1"
 RPC_SOCKET = Path("/var/run/quarry/spdk.sock")
 Object = dict[str, Any]
+_LONG_S = 30.0
 
 
 class Cluster:
@@ -42,10 +44,14 @@ class Cluster:
         return found[0] if found else None
 
     def wait(self, done: Any, says: str, timeout_s: float = 120.0) -> None:
-        """Until `done`; else TimeoutError with what the cluster tells of itself."""
+        """Until `done`; else TimeoutError with what the cluster tells. Told before, too, when it takes long."""
+        told = [time.monotonic() + _LONG_S]
 
         def look() -> bool:
             self.daemons.check()
+            if told and time.monotonic() > told[0]:
+                told.clear()
+                print(self.story(), flush=True)
             return bool(done())
 
         until(look, lambda: f"{says}\n{self.story()}", timeout_s)
