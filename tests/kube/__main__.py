@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     found["CRDs of external-snapshotter"] = ", ".join(str(each.parent) for each in sidecars.snapshot_definitions()[:1])
     found["spdk_tgt"] = find_spdk_tgt()
     for name, path in found.items():
-        print(f"{name:40} {path or 'absent'}")
+        print(f"{name:40} {path or 'absent'}", flush=True)
     why = control_plane.missing()
     if why:
         print(f"make kube needs a Kubernetes API server: {why}", file=sys.stderr)
