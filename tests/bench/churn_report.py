@@ -13,7 +13,7 @@ from tests.bench.report import judge, pair, table
 def show(console: Console, churn: Churn) -> None:
     own = " but the target's own one" if churn.target == "real" else ""
     console.print(
-        f"\nCluster: one node with a {churn.target} target, one controller, an API server and {churn.callers} callers, "
+        f"\nCluster: one node ({churn.target} target), one controller, an API server and {churn.callers} callers, "
         f"all on the same {churn.cpus} CPUs{own}.\n"
     )
     console.print(_rates(churn))
