@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,6 @@ _SOCKET_MODE = 0o600
 
 _OPTIONS = (("grpc.minimal_stack", 1), ("grpc.enable_deadline_checking", 1))
 """Nothing that a socket of this machine does not need: a twentieth of the CPU time of a call."""
-
-
-class _Services:
-    """Takes services from the generated code for `server`, by name and not registered.
-
-    gRPC's server loop waits for a call of each registered method by a task of its own, and for all of these anew after
-    each call: a seventh of the agent's CPU time with the 30 methods there are (gRPC 1.85).
-    """
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self._server = server
-
-    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
-        self._server.add_generic_rpc_handlers(handlers)
-
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """They are among the others too."""
 
 
 class CsiServer:
@@ -82,14 +65,13 @@ class CsiServer:
         with modest_threads():
             server = grpc.aio.server(interceptors=[StatusInterceptor(self.calls, self._admit)], options=_OPTIONS)
         add: Any = csi_pb2_grpc  # generated without types
-        services = _Services(server)
-        add.add_IdentityServicer_to_server(self._identity, services)
+        add.add_IdentityServicer_to_server(self._identity, server)
         if self._controller:
-            add.add_ControllerServicer_to_server(self._controller, services)
+            add.add_ControllerServicer_to_server(self._controller, server)
         if self._groups:
-            add.add_GroupControllerServicer_to_server(self._groups, services)
+            add.add_GroupControllerServicer_to_server(self._groups, server)
         if self._node:
-            add.add_NodeServicer_to_server(self._node, services)
+            add.add_NodeServicer_to_server(self._node, server)
         _bind(server, self.path)
         self._inode = self.path.stat().st_ino
         self._server = server
