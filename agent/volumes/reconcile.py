@@ -166,12 +166,14 @@ class Reconciler:
         """While its disk is away: cut hosts that may no longer reach it. They stay out when the disk is back."""
         observed = await self.ready()
         await self.refresh(desired)
-        if closing := shut_out(desired, observed.get(desired.volume)):
-            failure = await self._apply(observed, desired, (closing,))
-            await self.refresh(desired)
-            if failure is not None and shut_out(desired, observed.get(desired.volume)):
-                raise failure[1]
-        observed.mark_unknown(desired.volume)  # its data are away now, and may be there again at any moment
+        try:
+            if closing := shut_out(desired, observed.get(desired.volume)):
+                failure = await self._apply(observed, desired, (closing,))
+                await self.refresh(desired)
+                if failure is not None and shut_out(desired, observed.get(desired.volume)):
+                    raise failure[1]
+        finally:
+            observed.mark_unknown(desired.volume)  # its data are away now, and may be there again at any moment
 
     async def refresh(self, desired: DesiredReplica) -> None:
         """Read one volume's state back from the target."""
