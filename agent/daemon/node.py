@@ -55,9 +55,9 @@ class NodeAgent(TargetSide):
         self._closers.push_async_callback(cluster.close)
         await self._hold_name(Leases(cluster.connection, lease_namespace(self.settings)))
         store = with_events(cluster, "node", self.settings.node_name, self._closers)
-        labels = await node_labels(cluster.connection, self.settings.node_name)
-        zone = self.settings.zone or labels.get(_ZONE_LABEL, "")
-        self.settings = self.settings.model_copy(update={"zone": zone})
+        if not self.settings.zone:
+            labels = await node_labels(cluster.connection, self.settings.node_name)
+            self.settings = self.settings.model_copy(update={"zone": labels.get(_ZONE_LABEL, "")})
         here = PlacedHere(store, self.settings.node_name)
         this = await self._register_node(store)
         await self._register_disks(here)
