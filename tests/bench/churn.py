@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
-import grpc
-
 from agent.csi.client import CallFailed, CsiClient
 from tests.bench import bare
 from tests.bench.agent import Timings, pooled, timed
@@ -19,16 +17,10 @@ from tests.bench.churn_results import Churn, Crowd, Crowded, Lives, Process
 from tests.bench.cluster import API, BYSTANDER, CONTROLLER, NODE, PARAMETERS, MeasuredCluster, Told
 from tests.bench.raw import STEPS
 from tests.bench.results import Latency
+from tests.kube.cluster import AGAIN
 
 VOLUME_BYTES = 4 << 20
 PATIENCE_S = 60.0
-
-_AGAIN = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.ABORTED,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
 
 T = TypeVar("T")
 
@@ -167,7 +159,7 @@ class ChurnBench:
             try:
                 return await timed(into, call())
             except CallFailed as error:
-                if error.code not in _AGAIN or time.monotonic() > deadline:
+                if error.code not in AGAIN or time.monotonic() > deadline:
                     raise
             self._repeated += 1
 

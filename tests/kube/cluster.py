@@ -31,12 +31,13 @@ CALL_S = 10.0
 MIB = 1 << 20
 
 _GUARD = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-_AGAIN = {
+AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.ABORTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+"""Answers after which an orchestrator asks again."""
 
 T = TypeVar("T")
 
@@ -179,7 +180,7 @@ class Cluster:
                 async with CsiClient(self.socket(await self.leader()), timeout_s=CALL_S) as csi:
                     return await call(csi)
             except CallFailed as error:
-                if error.code not in _AGAIN or time.monotonic() > deadline:
+                if error.code not in AGAIN or time.monotonic() > deadline:
                     raise AssertionError(f"{error}\n{self.logs()}") from error
             await asyncio.sleep(0.2)
 
