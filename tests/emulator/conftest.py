@@ -1,20 +1,18 @@
-"""The roles of a cluster on the emulator: one way for everybody, as there are no tokens and roles."""
+"""The emulator in place of a kube-apiserver; there are no tokens and roles, so everybody comes as everybody."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 from tests.kube.cluster import CONTROLLERS, NODES, Cluster
+from tests.kube.conftest import gate, open_store, store
 
 from .emulator import Emulator, emulator
 
-Opener = Callable[[], Awaitable[KubernetesStore]]
+__all__ = ["gate", "open_store", "store"]
 
 
 @pytest.fixture(scope="package")
@@ -28,30 +26,6 @@ def plane(_plane: Emulator) -> Emulator:
     """Running, and empty."""
     _plane.clear()
     return _plane
-
-
-@dataclass(frozen=True)
-class Way:
-    """In place of the gate, for what tests ask as an administrator."""
-
-    plane: Emulator
-
-
-@pytest.fixture
-def gate(plane: Emulator) -> Way:
-    return Way(plane)
-
-
-@pytest.fixture
-async def open_store(plane: Emulator) -> AsyncIterator[Opener]:
-    async with AsyncExitStack() as stack:
-
-        async def opener() -> KubernetesStore:
-            store = await open_kubernetes(plane.kubeconfig)
-            stack.push_async_callback(store.abandon)
-            return store
-
-        yield opener
 
 
 @pytest.fixture

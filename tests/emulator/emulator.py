@@ -79,6 +79,7 @@ class Emulator:
         self._processes: list[subprocess.Popen[bytes]] = []
         self.kubeconfig = self._folder / "kubeconfig"
         self.url = f"http://127.0.0.1:{free_port()}"
+        self.ca: Path | None = None
 
     def start(self) -> None:
         """Returns when it answers."""
@@ -87,16 +88,17 @@ class Emulator:
         self._await(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close())
         bridge = [sys.executable, str(HERE / "bridge.py"), self.url.rpartition(":")[2], f"http://127.0.0.1:{port}"]
         self._run([*bridge, *PATHS])
-        self.kubeconfig.write_text(json.dumps(self._config()))
+        self.kubeconfig.write_text(json.dumps(self.config()))
         self._await(self.clear)
 
-    def _config(self) -> dict[str, Any]:
+    def config(self, token: str = "", server: str = "") -> dict[str, Any]:
+        """A kubeconfig; whoever `token` stands for may do everything."""
         name = {"name": "emulator"}
         return {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{**name, "cluster": {"server": self.url}}],
-            "users": [{**name, "user": {}}],
+            "clusters": [{**name, "cluster": {"server": server or self.url}}],
+            "users": [{**name, "user": {"token": token}}],
             "contexts": [{**name, "context": {"cluster": "emulator", "user": "emulator"}}],
             "current-context": "emulator",
         }
@@ -139,10 +141,10 @@ class Emulator:
                 subprocess.Popen([*guard, *argv], stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=self._folder)
             )
 
-    def request(self, method: str, path: str, body: Any = None) -> Any:
+    def request(self, method: str, path: str, body: Any = None, content: str = "") -> Any:
         """Raises urllib.error.HTTPError."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/merge-patch+json"}
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        headers = {"Content-Type": content or "application/merge-patch+json"}
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:
             return json.loads(answer.read() or b"null")

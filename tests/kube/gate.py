@@ -14,7 +14,8 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from tests.kube.control_plane import ADMIN_TOKEN, ControlPlane
+from tests.kube.control_plane import ADMIN_TOKEN
+from tests.kube.plane import Plane
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Gate:
     `asked` are the requests of each token, by what was asked.
     """
 
-    def __init__(self, plane: ControlPlane, folder: Path) -> None:
+    def __init__(self, plane: Plane, folder: Path) -> None:
         self.plane = plane
         self.kubeconfig = folder / "gate-kubeconfig"
         self.seen: list[tuple[str, str]] = []
@@ -51,7 +52,7 @@ class Gate:
         self._streams: set[asyncio.Task[object]] = set()
 
     async def start(self) -> None:
-        tls = ssl.create_default_context(cafile=str(self.plane.ca))
+        tls = ssl.create_default_context(cafile=self.plane.ca)
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ssl=tls))
         application = web.Application(client_max_size=1 << 24)
         application.router.add_route("*", "/{path:.*}", self._pass)

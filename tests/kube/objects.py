@@ -12,7 +12,7 @@ from agent.model import (
     VolumeSpec,
 )
 
-from .control_plane import ControlPlane
+from .plane import Plane
 
 VOLUMES = "/apis/quarry.storage/v1alpha1/volumes"
 MERGE = "application/merge-patch+json"
@@ -30,5 +30,5 @@ def told(of: Volume, message: str) -> Volume:
     return replace(of, status=replace(of.status, phase=VolumePhase.READY, message=message))
 
 
-def names(plane: ControlPlane) -> set[str]:
+def names(plane: Plane) -> set[str]:
     return {item["metadata"]["name"] for item in plane.request("GET", VOLUMES)["items"]}

@@ -22,9 +22,9 @@ from agent.store.kubernetes.kinds import FINALIZER
 from agent.store.kubernetes.store import KubernetesStore
 
 from .conftest import Opener, until
-from .control_plane import ControlPlane
 from .gate import Gate, Rule
 from .objects import MERGE, VOLUMES, names, volume
+from .plane import Plane
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ from .objects import MERGE, VOLUMES, names, volume
     ids=lambda resource: type(resource).__name__,
 )
 async def test_deleted_by_kubectl_it_waits_for_us(
-    store: KubernetesStore, plane: ControlPlane, resource: Volume | Snapshot | SnapshotGroup
+    store: KubernetesStore, plane: Plane, resource: Volume | Snapshot | SnapshotGroup
 ) -> None:
     kind = type(resource)
     made = await store.create(resource)
@@ -59,7 +59,7 @@ async def test_deleted_by_kubectl_it_waits_for_us(
     assert (await asyncio.to_thread(plane.request, "GET", path.removesuffix("/x")))["items"] == []
 
 
-async def test_what_others_hold_stays_until_they_let_go(store: KubernetesStore, plane: ControlPlane) -> None:
+async def test_what_others_hold_stays_until_they_let_go(store: KubernetesStore, plane: Plane) -> None:
     await store.create(volume())
     patch = json.dumps({"metadata": {"finalizers": [FINALIZER, "example.com/backup"]}}).encode()
     await asyncio.to_thread(plane.request, "PATCH", f"{VOLUMES}/vol-a", patch, MERGE)
@@ -77,7 +77,7 @@ async def test_what_others_hold_stays_until_they_let_go(store: KubernetesStore, 
     await store.delete(Volume, "vol-a")
 
 
-async def test_a_finalizer_that_was_taken_off_comes_back(store: KubernetesStore, plane: ControlPlane) -> None:
+async def test_a_finalizer_that_was_taken_off_comes_back(store: KubernetesStore, plane: Plane) -> None:
     await store.create(volume())
     patch = b'{"metadata":{"finalizers":null}}'
     version = (await asyncio.to_thread(plane.request, "PATCH", f"{VOLUMES}/vol-a", patch, MERGE))["metadata"]
@@ -96,7 +96,7 @@ async def test_a_finalizer_that_was_taken_off_comes_back(store: KubernetesStore,
 
 
 async def test_a_deletion_that_was_cut_off_is_finished_by_repeating_it(
-    store: KubernetesStore, open_store: Opener, gate: Gate, plane: ControlPlane
+    store: KubernetesStore, open_store: Opener, gate: Gate, plane: Plane
 ) -> None:
     await store.create(volume())
     gate.rules = [Rule("PATCH", status=500)]

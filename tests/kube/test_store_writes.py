@@ -16,9 +16,9 @@ from agent.model import (
 from agent.store.kubernetes.store import KubernetesStore
 
 from .conftest import Opener, until
-from .control_plane import ControlPlane
 from .gate import Gate, Rule
 from .objects import MERGE, VOLUMES, resized, told, volume
+from .plane import Plane
 
 
 async def test_requests_of_each_operation(store: KubernetesStore, gate: Gate) -> None:
@@ -89,9 +89,7 @@ async def test_cut_off_between_spec_and_status_the_wish_is_kept(
 
 
 @pytest.mark.parametrize("by_others", ["labels", "status"])
-async def test_others_between_spec_and_status(
-    store: KubernetesStore, gate: Gate, plane: ControlPlane, by_others: str
-) -> None:
+async def test_others_between_spec_and_status(store: KubernetesStore, gate: Gate, plane: Plane, by_others: str) -> None:
     a = await store.create(volume())
 
     async def touch() -> None:

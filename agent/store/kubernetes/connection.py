@@ -7,11 +7,11 @@ client's CPU time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ import aiohttp
 import msgspec
 
 from agent.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from agent.store.kubernetes.absence import Absence
 from agent.store.kubernetes.kinds import MANAGER
 from agent.store.kubernetes.refusals import Asked, is_for_later, refusal
 
@@ -38,6 +39,8 @@ WATCH_SILENCE_S = 150.0
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
 _ATTEMPT_S = 10.0
 _LINE_MAX = 64 << 20
+
+_NOT_REACHED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 MERGE_PATCH = "application/merge-patch+json"
 
@@ -91,6 +94,7 @@ class Connection:
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._quiet_until = 0.0
         """The API server has asked for a pause until then, on the loop's clock."""
+        self._absence = Absence()
         self.sent: Counter[tuple[str, str]] = Counter()
         """Requests sent, watches and repetitions included, by kind (with its subresource) and verb."""
 
@@ -116,24 +120,25 @@ class Connection:
         data = None if body is None else _ENCODER.encode(body)
         deadline = asyncio.get_running_loop().time() + REQUEST_S
         pause_s = _PAUSE_S
+        failure: Exception | None = None
         while True:
             try:
-                async with contextlib.nullcontext() if urgent else self._slots:
-                    if not urgent:
-                        await self._wait_for_quiet(deadline)
+                async with AsyncExitStack() as stack:
+                    if not urgent and not await self._in_turn(stack, deadline):
+                        raise self._unreachable(failure or self._absence.why) from failure
                     self.sent[_counted(method, path, asked)] += 1
                     status, headers, text = await self._send(method, path, data, content)
-            except TimeoutError as error:
-                failure: Exception = error
-                if method != "GET":
-                    raise DeadlineExceeded(
-                        f"{self.server}: no answer to {method} {path} in {_ATTEMPT_S:g} s"
-                    ) from error
-            except aiohttp.ClientError as error:
+            except _NOT_REACHED as error:
                 failure = error
-                if method != "GET" and not isinstance(error, aiohttp.ClientConnectorError):
-                    raise self._unreachable(error) from error
+                self._absence.begin(error)
+                if not urgent:
+                    continue
+            except (TimeoutError, aiohttp.ClientError) as error:
+                failure = error
+                if method != "GET":
+                    raise self._lost(error, f"{method} {path}") from error
             else:
+                self._absence.end()
                 if status < 300:
                     return decode(text)
                 failure = refusal(status, text, asked)
@@ -144,6 +149,17 @@ class Connection:
             if asyncio.get_running_loop().time() + pause_s > deadline:
                 raise self._unreachable(failure) from failure
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
+
+    async def _in_turn(self, turn: AsyncExitStack, deadline: float) -> bool:
+        """Waits to be one of IN_FLIGHT and for the server to want requests; False when it is too late for that."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await turn.enter_async_context(self._slots)
+                await self._wait_for_quiet()
+                await self._absence.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _send(
         self, method: str, path: str, data: bytes | None, content: str
@@ -203,14 +219,19 @@ class Connection:
         self._quiet_until = max(self._quiet_until, asyncio.get_running_loop().time() + pause_s)
         return pause_s
 
-    async def _wait_for_quiet(self, deadline: float) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._quiet_until > now:
-            until = min(self._quiet_until, deadline)
-            await asyncio.sleep((until - now) * random.uniform(1.0, 1.2))  # noqa: S311 - as above
+    async def _wait_for_quiet(self) -> None:
+        left_s = self._quiet_until - asyncio.get_running_loop().time()
+        if left_s > 0:
+            await asyncio.sleep(left_s * random.uniform(1.0, 1.2))  # noqa: S311 - as above
 
-    def _unreachable(self, error: Exception) -> Unavailable:
-        return Unavailable(f"the Kubernetes API at {self.server} cannot be used: {error or type(error).__name__}")
+    def _lost(self, error: Exception, asked: str) -> Unavailable | DeadlineExceeded:
+        if isinstance(error, TimeoutError):
+            return DeadlineExceeded(f"{self.server}: no answer to {asked} in {_ATTEMPT_S:g} s")
+        return self._unreachable(error)
+
+    def _unreachable(self, error: Exception | None) -> Unavailable:
+        why = f"no turn in {REQUEST_S:g} s" if error is None else str(error) or type(error).__name__
+        return Unavailable(f"the Kubernetes API at {self.server} cannot be used: {why}")
 
     async def close(self) -> None:
         if self._refreshing is not None:
