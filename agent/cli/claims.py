@@ -36,6 +36,11 @@ def _common(command: F) -> F:
 
 @click.command(short_help="Make pools of disks.")
 @click.option("--tier", type=click.Choice(["nvme", "ssd", "hdd"]), help="Tier to serve instead of the disk's own.")
+@click.option(
+    "--driver",
+    type=click.Choice(["kernel", "userspace"]),
+    help="Who is to drive an NVMe disk: the kernel, or the target itself (by vfio-pci).",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_common
 def claim(
@@ -44,6 +49,7 @@ def claim(
     timeout_s: float,
     output: str,
     tier: str | None,
+    driver: str | None,
     yes: bool,
     **logging: str | None,
 ) -> None:
@@ -55,14 +61,15 @@ def claim(
     configure_logs(logging["log_level"], logging["log_format"])
 
     async def work(claiming: Claiming) -> list[Disk]:
-        from agent.model import Tier
+        from agent.model import DiskDriver, Tier
 
+        wanted = (Tier(tier) if tier else None, DiskDriver(driver) if driver else None)
         disks = [await claiming.find(name) for name in names]
         for disk in disks:
             claiming.require_claimable(disk)
         if not yes:
             _ask(disks)
-        return await _each(disks, lambda disk: claiming.claim(disk, Tier(tier) if tier else None))
+        return await _each(disks, lambda disk: claiming.claim(disk, *wanted))
 
     _print(_run(work, state_dir, timeout_s, output), output)
 

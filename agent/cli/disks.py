@@ -244,6 +244,8 @@ def print_disks(found: Sequence[Known], more: Mapping[str, Sequence[str]] | None
     from rich.table import Table
     from rich.text import Text
 
+    from agent.model import DiskDriver
+
     if not found:
         click.echo("no disks")
         return
@@ -251,7 +253,7 @@ def print_disks(found: Sequence[Known], more: Mapping[str, Sequence[str]] | None
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     # In a narrow window identity and model give way, nothing else.
     name_width = max(len(known.name) for known in found)
-    transport_width = 16 if any(known.status.driver != "kernel" for known in found) else 12
+    transport_width = 16 if any(known.status.driver is not DiskDriver.KERNEL for known in found) else 12
     for title, width in (("NAME", max(4, name_width)), ("TIER", 4), ("TRANSPORT", transport_width), ("SIZE", 8)):
         table.add_column(title, width=width, justify="right" if title == "SIZE" else "left")
     for title in more or ():
@@ -260,7 +262,7 @@ def print_disks(found: Sequence[Known], more: Mapping[str, Sequence[str]] | None
         table.add_column(title, width=None if piped or title != "CLAIMABLE" else 9)
     for index, known in enumerate(found):
         status = known.status
-        driver = "" if status.driver == "kernel" else f" ({status.driver})"
+        driver = "" if status.driver is DiskDriver.KERNEL else f" ({status.driver})"
         cells = [known.name, status.tier.value, status.transport + driver, size(status.size_bytes)]
         cells += [column[index] for column in (more or {}).values()]
         verdict, who = "yes" if status.eligible else "no", [known.identity or "-", status.model or "-"]

@@ -30,6 +30,7 @@ from agent.spdk.supervision import EmbeddedTarget
 from agent.store.interface import Store
 from agent.volumes import access
 from agent.volumes.bringup import TargetKeeper
+from agent.volumes.disk_driver import DiskDrivers
 from agent.volumes.disk_keeper import DiskKeeper
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
@@ -166,10 +167,11 @@ class TargetSide:
         kernel = KernelAccess(self.rpc, watch, embedded=embedded)
         userspace = UserspaceAccess(self.rpc, binder, recovery.done, embedded=embedded)
         self._closers.callback(kernel.close)
-        return {**ways, access.KERNEL: kernel, access.USERSPACE: userspace}, _Disks(watch, recovery)
+        drivers = DiskDrivers(binder, records, embedded=embedded)
+        return {**ways, access.KERNEL: kernel, access.USERSPACE: userspace}, _Disks(watch, recovery, drivers)
 
     def _keep_disks(self, store: Store, records: DiskRecords, found: _Disks, pools: Pools) -> None:
-        disks = DiskKeeper(store, records, found.watch, pools, self.settings.disks)
+        disks = DiskKeeper(store, records, found.watch, pools, found.drivers, self.settings.disks)
         disks.prepared = found.recovery.done
         disks.is_ready = lambda: self.keeper.state is TargetState.READY
         disks.audit_soon = self.keeper.audit_soon
@@ -245,10 +247,11 @@ class Core(NamedTuple):
 
 
 class _Disks(NamedTuple):
-    """What follows the disks of the machine, and what brings them to their drivers."""
+    """What follows the disks of the machine, and what brings them to their drivers: after a crash, and as wanted."""
 
     watch: Watch
     recovery: Recovery
+    drivers: DiskDrivers
 
 
 async def end(task: asyncio.Task[None]) -> None:

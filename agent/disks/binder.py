@@ -28,7 +28,7 @@ from agent.errors import Busy, DeadlineExceeded, FailedPrecondition, NotFound, Q
 from agent.host import device
 from agent.host.journal import Journal
 from agent.host.openers import openers
-from agent.model import DiskPhase
+from agent.model import DiskDriver, DiskPhase
 
 log = logging.getLogger(__name__)
 
@@ -327,7 +327,7 @@ def as_known(binding: Binding) -> list[Known]:
             path=binding.shown_as(disk),
             links=(),
             pci_addresses=(binding.address,),
-            driver=rules.USERSPACE,
+            driver=DiskDriver.USERSPACE,
             bdev=binding.bdev(disk),
             phase=DiskPhase.AVAILABLE,
             message=f"with driver {binding.driver}"

@@ -17,9 +17,6 @@ from agent.disks.inventory import Known
 from agent.disks.pci import KERNEL_DRIVER, Controller, Function
 from agent.model import DiskStatus
 
-USERSPACE = "userspace"
-"""`Disk.spec.driver` of a disk that the target drives itself."""
-
 
 class Driver(StrEnum):
     """Drivers of the kernel that let a program drive the function."""

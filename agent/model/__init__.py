@@ -21,6 +21,7 @@ from agent.model.common import (
 )
 from agent.model.disk import (
     Disk,
+    DiskDriver,
     DiskPhase,
     DiskSpec,
     DiskStatus,
@@ -76,6 +77,7 @@ __all__ = [
     "ConditionStatus",
     "ConnectOptions",
     "Disk",
+    "DiskDriver",
     "DiskPhase",
     "DiskSpec",
     "DiskStatus",

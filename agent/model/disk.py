@@ -20,6 +20,13 @@ class DiskPhase(StrEnum):
     MISSING = "Missing"
 
 
+class DiskDriver(StrEnum):
+    """Who drives a disk: the kernel, or the target, by a driver that the kernel has for this."""
+
+    KERNEL = "kernel"
+    USERSPACE = "userspace"
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """An lvstore as it was recorded last; what is free now the placement ledger knows."""
@@ -37,7 +44,8 @@ class DiskSpec:
     claimed: bool | None = None
     """None: nobody has said anything, the rules of the configuration decide. False: they do not."""
     tier_override: Tier | None = None
-    driver: str = "kernel"
+    driver: DiskDriver | None = None
+    """None: it stays where it is, with the kernel unless a command moved it. Changed while it is not in service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +77,8 @@ class DiskStatus:
     disk_sequence: int = 0
     """The kernel's DISKSEQ: never used again while the machine runs, unlike the name. 0: not known."""
     tier: Tier = Tier.SSD
-    driver: str = "kernel"
-    """Who drives it now: `kernel`, or `userspace` (the target, by a driver that the kernel has for this)."""
+    driver: DiskDriver = DiskDriver.KERNEL
+    """Who drives it now."""
     bdev: str = ""
     """Name of its base bdev where the target chose it (user-space driver); empty: ours."""
     eligible: bool = False

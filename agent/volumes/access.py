@@ -9,14 +9,14 @@ from typing import Protocol
 
 from agent.disks import files
 from agent.errors import FailedPrecondition, RpcError
-from agent.model import Disk, DiskPhase
+from agent.model import Disk, DiskDriver, DiskPhase
 from agent.spdk import bdev
 from agent.spdk.client import Rpc
 
 LOAD_TIMEOUT_S = 600.0
 """How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
 
-FILE, KERNEL, USERSPACE = "file", "kernel", "userspace"
+FILE, KERNEL, USERSPACE = "file", DiskDriver.KERNEL.value, DiskDriver.USERSPACE.value
 
 
 class Why(StrEnum):

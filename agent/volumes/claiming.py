@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound
-from agent.model import ConditionStatus, Disk, DiskPhase, DiskSpec, Snapshot, Tier, Volume
+from agent.model import ConditionStatus, Disk, DiskDriver, DiskPhase, DiskSpec, Snapshot, Tier, Volume
 from agent.store.interface import Store
 from agent.volumes.access import FILE, kind
+from agent.volumes.disk_driver import DRIVER
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.pools import RELEASED, USABLE
 
@@ -52,17 +53,18 @@ class Claiming:
         reasons = "; ".join(disk.status.reasons) or "it is missing"
         raise FailedPrecondition(f"{_named(disk)}: {reasons}")
 
-    async def claim(self, disk: Disk, tier: Tier | None) -> Disk:
+    async def claim(self, disk: Disk, tier: Tier | None, driver: DiskDriver | None = None) -> Disk:
         """Claim, and return when the pool is there. One that is refused is as before: FailedPrecondition says why."""
         before, asked_at = disk.spec, time.time()
-        wanted = replace(before, claimed=True, tier_override=tier or before.tier_override)
+        wanted = replace(
+            before, claimed=True, tier_override=tier or before.tier_override, driver=driver or before.driver
+        )
         disk = await self._wish(disk, wanted)
-        disk = await self._follow(disk, lambda now: _is_ready(now) or _is_refused(now, USABLE, asked_at))
+        disk = await self._follow(disk, lambda now: _is_ready(now) or _refusal(now, asked_at, USABLE, DRIVER) != "")
         if not _is_ready(disk):
-            message = disk.status.message
-            if not disk.status.pool.uuid:
+            if not disk.status.pool.uuid or disk.spec.driver not in (None, disk.status.driver):
                 await self._wish(disk, before)
-            raise FailedPrecondition(f"{_named(disk)}: {message}")
+            raise FailedPrecondition(f"{_named(disk)}: {_refusal(disk, asked_at, USABLE, DRIVER)}")
         return disk
 
     async def require_empty(self, disk: Disk) -> None:
@@ -79,14 +81,16 @@ class Claiming:
             raise FailedPrecondition(f"{_named(disk)} holds {', '.join(living[:10])}{more}: delete them first")
 
     async def release(self, disk: Disk) -> Disk:
-        """Release, and return when the disk is blank. FailedPrecondition, and nothing changed, while it is in use."""
+        """Release, and return when the disk is blank, with the driver that it has.
+
+        FailedPrecondition, and nothing changed, while it is in use.
+        """
         before, asked_at = disk.spec, time.time()
-        disk = await self._wish(disk, replace(before, claimed=False))
-        disk = await self._follow(disk, lambda now: _is_released(now) or _is_refused(now, RELEASED, asked_at))
+        disk = await self._wish(disk, replace(before, claimed=False, driver=None))
+        disk = await self._follow(disk, lambda now: _is_released(now) or _refusal(now, asked_at, RELEASED) != "")
         if not _is_released(disk):
-            message = next(each.message for each in disk.status.conditions if each.type == RELEASED)
             await self._wish(disk, before)
-            raise FailedPrecondition(message)
+            raise FailedPrecondition(_refusal(disk, asked_at, RELEASED))
         return disk
 
     async def _wish(self, disk: Disk, spec: DiskSpec) -> Disk:
@@ -123,16 +127,20 @@ def _named(disk: Disk) -> str:
 
 
 def _is_ready(disk: Disk) -> bool:
-    return disk.status.phase is DiskPhase.READY and disk.spec.claimed is True
+    has_driver = disk.spec.driver in (None, disk.status.driver)
+    return disk.status.phase is DiskPhase.READY and disk.spec.claimed is True and has_driver
 
 
 def _is_released(disk: Disk) -> bool:
     return not disk.status.pool.uuid and disk.status.phase in (DiskPhase.AVAILABLE, DiskPhase.INELIGIBLE)
 
 
-def _is_refused(disk: Disk, condition: str, asked_at: float) -> bool:
+def _refusal(disk: Disk, asked_at: float, *conditions: str) -> str:
+    """What the agent says against the wish, in one of these conditions; empty: nothing yet."""
     since = asked_at if time.time() < asked_at + STALE_S else 0.0
-    return any(
-        each.type == condition and each.status is ConditionStatus.FALSE and each.changed_at >= since
+    said = (
+        each.message
         for each in disk.status.conditions
+        if each.type in conditions and each.status is ConditionStatus.FALSE and each.changed_at >= since
     )
+    return next(said, "")

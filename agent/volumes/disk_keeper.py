@@ -18,6 +18,7 @@ from agent.disks.watch import Watch
 from agent.model import Disk, DiskPhase, DiskSpec, Meta
 from agent.store.interface import Store
 from agent.volumes.access import FILE, Refused, Why, kind
+from agent.volumes.disk_driver import DRIVER, DiskDrivers
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.observed import Observed
 from agent.volumes.pools import Pools, is_in_service
@@ -39,12 +40,21 @@ class DiskKeeper:
     `is_ready`: whether the target serves; `audit_soon` is called when a pool came or went.
     """
 
-    def __init__(self, store: Store, records: DiskRecords, watch: Watch, pools: Pools, settings: DiskSettings) -> None:
+    def __init__(
+        self,
+        store: Store,
+        records: DiskRecords,
+        watch: Watch,
+        pools: Pools,
+        drivers: DiskDrivers,
+        settings: DiskSettings,
+    ) -> None:
         self._store = store
         self._records = records
         self._inventory = watch.inventory
         self._watch = watch
         self._pools = pools
+        self._drivers = drivers
         self._settings = settings
         self._specs: dict[str, DiskSpec] = {}
         # Without a limit: a disk that does not answer holds up nobody else.
@@ -156,6 +166,8 @@ class DiskKeeper:
         if disk.spec.claimed is None and disk.status.eligible and rules.claims(self._settings, disk):
             log.info("disk %s (%s) is claimed by a rule", disk.meta.name, disk.status.path)
             disk = await self._records.change(disk, _claimed)
+        if await self._drivers.change(disk, known):
+            return  # it is another device now, of which there is news
         if not self.is_ready():
             return  # `audited` comes when it is
         if is_in_service(disk):
@@ -205,5 +217,6 @@ def _observed(disk: Disk, known: Known) -> Disk:
         others = [reason for reason in known.reasons if reason.code is not Code.CONTENT]
         status = replace(status, eligible=not others, reasons=tuple(reason.text for reason in others))
     if not disk.spec.claimed and not now.pool.uuid:
-        status = replace(status, phase=known.status.phase, message="", conditions=())
+        told = tuple(each for each in now.conditions if each.type == DRIVER)
+        status = replace(status, phase=known.status.phase, message="", conditions=told)
     return replace(disk, status=status)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.exit_codes import ExitCode
-from agent.model import Tier
+from agent.model import DiskDriver, DiskPhase, Tier
+from agent.volumes.disk_driver import DRIVER
 from tests.disks.loops import LoopDisk
 
 MIB = 1 << 20
@@ -58,6 +59,27 @@ async def test_claim_use_release(start_node: Any, make_disk: Callable[..., LoopD
         assert again.returncode == 0, again.stderr
         found = await node.until(disk, lambda disk: True)
         assert found.spec.tier_override is Tier.NVME, "what was said of the disk stays"
+
+
+async def test_a_driver_that_the_disk_cannot_have_is_refused_and_nothing_changes(
+    start_node: Any, make_disk: Callable[..., LoopDisk]
+) -> None:
+    disk = make_disk()
+    async with start_node() as node:
+        before = (await node.until(disk, lambda disk: True)).spec
+        refused = await node.quarry("claim", disk.device, "--driver", "userspace", "--yes")
+        assert refused.returncode == ExitCode.PRECONDITION
+        assert "only NVMe disks on the PCI bus have a driver in user space" in refused.stderr
+        assert (await node.until(disk, lambda disk: disk.status.conditions == ())).spec == before
+        assert disk.is_blank()
+        done = await node.quarry("claim", disk.device, "--driver", "kernel", "--yes")
+        assert done.returncode == 0, done.stderr
+        in_service = await node.quarry("claim", disk.device, "--driver", "userspace", "--yes")
+        assert "the disk is in service: release it first" in in_service.stderr
+        ready = await node.until(disk, lambda disk: all(each.type != DRIVER for each in disk.status.conditions))
+        assert (ready.status.phase, ready.spec.driver) == (DiskPhase.READY, DiskDriver.KERNEL)
+        done = await node.quarry("release", disk.device)
+        assert done.returncode == 0, done.stderr
 
 
 async def test_a_disk_that_carries_something_is_refused_and_stays_unclaimed(

@@ -15,7 +15,6 @@ from agent.model import (
     Attachment,
     Condition,
     ConnectOptions,
-    DiskSpec,
     Endpoint,
     Qos,
     Replica,
@@ -48,7 +47,6 @@ _BOUNDS: Mapping[tuple[type[Any], str], Json] = {
     (Qos, "write_bytes_per_second"): {"maximum": QOS_BYTES_MAX},
     (ConnectOptions, "loss_timeout_s"): {"minimum": -1},
     (Endpoint, "port"): {"minimum": 1, "maximum": 65535},
-    (DiskSpec, "driver"): {"enum": ["kernel", "userspace"]},
     (SnapshotSpec, "volume"): {"minLength": 1},
 }
 

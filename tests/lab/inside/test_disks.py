@@ -159,9 +159,10 @@ async def test_volumes_are_served_from_a_disk_that_the_target_drives(own_node: N
     node, state = own_node, ["--state-dir", str(own_node.folder / "state")]
     address = controller(SERIALS["b"])
     async with node.served() as client:
-        bound = json.loads(await quarry("disks", "bind", SERIALS["b"], "--yes", "-o", "json", *state))
-        identity = bound["disks"][0]["id"]
-        await quarry("disks", "claim", identity, "--yes", *state)
+        claim = ["disks", "claim", SERIALS["b"], "--driver", "userspace", "--yes", "-o", "json"]
+        (claimed,) = json.loads(await quarry(*claim, *state))
+        identity = claimed["id"]
+        assert driver(address) == "vfio-pci"
         pod = Pod(node, client, "v-userspace", fs_type="ext4", size_bytes=64 * MIB)
         await pod.start()
         try:
