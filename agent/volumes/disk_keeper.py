@@ -16,7 +16,7 @@ from agent.disks.eligibility import Code
 from agent.disks.inventory import Change, Known
 from agent.disks.watch import Watch
 from agent.model import Disk, DiskPhase, DiskSpec, Meta
-from agent.store.interface import Store
+from agent.store.interface import EventType, Store
 from agent.volumes.access import FILE, Refused, Why, kind
 from agent.volumes.disk_driver import DRIVER, DiskDrivers
 from agent.volumes.disk_records import DiskRecords
@@ -115,7 +115,11 @@ class DiskKeeper:
         async for event in events:
             changed = [event.resource] if event.resource is not None else await self._records.list()
             for disk in changed:
-                if self._specs.get(disk.meta.name) != disk.spec:
+                is_gone = event.type is EventType.DELETED
+                if is_gone or disk.status.node != self._records.node:  # nobody has it: it may be here
+                    self._specs.pop(disk.meta.name, None)
+                    self._work.stir(disk.meta.name)
+                elif self._specs.get(disk.meta.name) != disk.spec:
                     self._specs[disk.meta.name] = disk.spec
                     self._work.stir(disk.meta.name)
 
@@ -128,9 +132,10 @@ class DiskKeeper:
         if disk is not None and kind(disk) == FILE:
             return
         if disk is not None and self._is_others(disk):
-            if found:
+            if found and disk.status.phase is not DiskPhase.MISSING:
                 log.info("disk %s is left alone: it is in service on node %s", name, disk.status.node)
-            return
+            if not found or disk.status.phase is not DiskPhase.MISSING:
+                return
         if not found:
             if disk is not None and self._watch.discovered.is_set():
                 await self._absent(disk)
@@ -143,11 +148,13 @@ class DiskKeeper:
                 return
             disk = await self._records.create(Disk(meta=Meta(name), status=known.status))
         disk = await self._records.change(disk, lambda now: _observed(now, known))
+        if name in self._served and not disk.status.pool.uuid:  # somebody has deleted its record: it stays in service
+            disk = await self._records.change(disk, _claimed)
         await self._do_what_is_wanted(disk, known)
 
     def _is_others(self, disk: Disk) -> bool:
-        """Whether another node has it; what that one misses may have come here."""
-        return disk.status.node not in ("", self._records.node) and disk.status.phase is not DiskPhase.MISSING
+        """Whether another node has it, or misses it."""
+        return disk.status.node not in ("", self._records.node)
 
     async def _absent(self, disk: Disk) -> None:
         self._served.pop(disk.meta.name, None)
@@ -211,6 +218,9 @@ def _claimed(disk: Disk) -> Disk:
 def _observed(disk: Disk, known: Known) -> Disk:
     """The record with what is seen now. Phase, pool and conditions of a disk in service are not the eye's to judge."""
     now = disk.status
+    if now.node not in ("", known.status.node):
+        # Taken over, and at once no longer lost: of several nodes that see it one has it.
+        now = replace(now, phase=DiskPhase.AVAILABLE, message="")
     status = replace(known.status, phase=now.phase, message=now.message, pool=now.pool, conditions=now.conditions)
     if now.pool.uuid and known.pool is not None and known.pool.uuid == now.pool.uuid:
         # What is recognised beside its own pool are the data of its volumes.

@@ -5,9 +5,11 @@ Kept up to date by watches, from the start of a term as leader to its end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from agent.model import Disk, DiskPhase, Snapshot, StorageNode, TargetState, Volume
 from agent.store.interface import Store
@@ -41,12 +43,15 @@ class Fleet:
         self._volume_work = Work("volume", self._count_volume)
         self._snapshot_work = Work("snapshot", self._count_snapshot)
         self._hiding = Work("internal snapshot", self._hide_if_served)
+        self._moves = Work("contents of disk", self._bring_along, parallel=4)
         self.volumes = Changes(store, Volume, self._volume_work.stir)
         self.snapshots = Changes(store, Snapshot, self._snapshot_work.stir)
         self._disks = Changes(store, Disk, self._disk_work.stir)
         self._nodes = Changes(store, StorageNode, self._node_work.stir)
         self._pools: dict[str, tuple[Pool, int]] = {}
         """What was counted of each disk, and the point in the order of reservations when that was recorded."""
+        self._homes: dict[str, str] = {}
+        """The node that has each disk, as told last while it was ready."""
         self._targets: dict[str, TargetState] = {}
         self.settler: SnapshotSettler | None = None
 
@@ -60,6 +65,7 @@ class Fleet:
             self._weigh_snapshot(snapshot)
         for disk in await self._store.list(Disk):
             await self._count_disk(disk.meta.name)
+        self._moves.stir(*self._carried(volumes, snapshots))
         self._lineage.look_after = self._hiding.stir
         for each in (self.volumes, self.snapshots, self._disks, self._nodes):
             each.start()
@@ -68,7 +74,14 @@ class Fleet:
     async def stop(self) -> None:
         for each in (self.volumes, self.snapshots, self._disks, self._nodes):
             await each.stop()
-        for work in (self._disk_work, self._node_work, self._volume_work, self._snapshot_work, self._hiding):
+        for work in (
+            self._disk_work,
+            self._node_work,
+            self._volume_work,
+            self._snapshot_work,
+            self._hiding,
+            self._moves,
+        ):
             await work.stop()
 
     def nodes_changed(self) -> None:
@@ -115,6 +128,9 @@ class Fleet:
         before, as_of = self._pools.get(name, (None, self._ledger.now))
         if before == pool:
             return
+        if self._homes.setdefault(name, pool.node) != pool.node:
+            self._homes[name] = pool.node
+            self._moves.stir(name)
         # Free space is that of some moment since the last record: what was promised since then may not be in it.
         is_new = before is None or before.free_bytes != pool.free_bytes
         self._pools[name] = (replace(pool, promised_bytes=0.0), self._ledger.now if is_new else as_of)
@@ -130,6 +146,7 @@ class Fleet:
             await self._store.delete(Volume, name, volume.meta.version)
             return
         self._weigh_volume(volume)
+        self._moves.stir(*self._carried([volume], []))
 
     def _weigh_volume(self, volume: Volume) -> None:
         if volume.spec.placement and not self._operations.guard.is_held(volume.meta.name):
@@ -147,10 +164,47 @@ class Fleet:
             return
         self._lineage.add(snapshot)
         self._weigh_snapshot(snapshot)
+        self._moves.stir(*self._carried([], [snapshot]))
 
     def _weigh_snapshot(self, snapshot: Snapshot) -> None:
         spec = snapshot.spec
         self._ledger.reserve(snapshot.meta.name, spec.disk, spec.size_bytes, spec.provisioning)
+
+    # --- disks that were carried to another node ---
+
+    def _carried(self, volumes: Iterable[Volume], snapshots: Iterable[Snapshot]) -> set[str]:
+        """The disks of these that another node has than the one they are recorded on."""
+        places = {(place.disk, place.node) for volume in volumes for place in volume.spec.placement[:1]}
+        places |= {(snapshot.spec.disk, snapshot.spec.node) for snapshot in snapshots}
+        return {disk for disk, node in places if self._homes.get(disk, node) != node}
+
+    async def _bring_along(self, name: str) -> None:
+        """Record volumes and snapshots of a disk on the node that has it now, which then settles them."""
+        disk = await self._store.get(Disk, name)
+        if disk is None or disk.status.phase is not DiskPhase.READY:
+            return
+        snapshots = [each.meta.name for each in await self._store.list(Snapshot) if _is_left(each, disk)]
+        volumes = [each.meta.name for each in await self._store.list(Volume) if _is_left(each, disk)]
+        if snapshots or volumes:
+            log.info("disk %s is on node %s now, with %d volumes", name, disk.status.node, len(volumes))
+        moves = [self._operations.run(guard_key(each), partial(self._move_snapshot, each, disk)) for each in snapshots]
+        moves += [self._operations.run(each, partial(self._move_volume, each, disk)) for each in volumes]
+        results = await asyncio.gather(*moves, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _move_volume(self, name: str, disk: Disk) -> None:
+        volume = await self._store.get(Volume, name)
+        if volume is not None and _is_left(volume, disk):
+            first, *others = volume.spec.placement
+            placement = (replace(first, node=disk.status.node), *others)
+            await self._store.update(replace(volume, spec=replace(volume.spec, placement=placement)))
+
+    async def _move_snapshot(self, name: str, disk: Disk) -> None:
+        snapshot = await self._store.get(Snapshot, name)
+        if snapshot is not None and _is_left(snapshot, disk):
+            await self._store.update(replace(snapshot, spec=replace(snapshot.spec, node=disk.status.node)))
 
     # --- internal snapshots ---
 
@@ -161,3 +215,11 @@ class Fleet:
         snapshot = await self._store.get(Snapshot, name)
         if snapshot is not None and snapshot.spec.owner and not snapshot.meta.deleting and self.settler is not None:
             await hide_if_served(self._store, self._operations, self.settler, snapshot)
+
+
+def _is_left(resource: Volume | Snapshot, disk: Disk) -> bool:
+    """Whether it lies on `disk` and is recorded on another node."""
+    if isinstance(resource, Snapshot):
+        return resource.spec.disk == disk.meta.name and resource.spec.node != disk.status.node
+    places = resource.spec.placement[:1]
+    return any(each.disk == disk.meta.name and each.node != disk.status.node for each in places)

@@ -57,6 +57,8 @@ class SettlingHere:
         self._quiesce = quiesce
         reconciler.forget = self._volume_is_gone
         cutter.forget = self._snapshot_is_gone
+        self._met: set[str] = set()
+        """Volumes that were due since they are placed here, or since the start."""
         self._volume_work = Work("volume", self._settle_volume)
         self._snapshot_work = Work("snapshot", self._settle_snapshot)
         self._volumes = Changes(store, Volume, self._volume_work.stir)
@@ -88,10 +90,11 @@ class SettlingHere:
 
     async def _settle_volume(self, name: str) -> None:
         volume = await self._store.get(Volume, name)
-        if volume is None:
+        if volume is None or not self._store.has(volume):
+            self._met.discard(name)
             self._ledger.release(name)
             return
-        if not self._store.has(volume) or not _is_due(volume):
+        if not _is_due(volume):
             return
         async with self._operations.guard.hold(name, wait_s=GUARD_S):
             volume = await self._store.get(Volume, name)
@@ -100,6 +103,11 @@ class SettlingHere:
 
     async def _settle_held(self, volume: Volume) -> None:
         spec = volume.spec
+        if volume.meta.name not in self._met:
+            self._met.add(volume.meta.name)
+            if is_made(volume):
+                # It may have come with its disk since the target was looked at.
+                self._reconciler.mark_unknown(volume.meta.name)
         if not _is_gone(volume):
             self._ledger.reserve(volume.meta.name, spec.placement[0].disk, spec.size_bytes, spec.provisioning)
         if spec.source is not None and not is_made(volume):
@@ -124,10 +132,10 @@ class SettlingHere:
 
     async def _settle_snapshot(self, name: str) -> None:
         snapshot = await self._store.get(Snapshot, name)
-        if snapshot is None:
+        if snapshot is None or not self._store.has(snapshot):
             self._ledger.release(name)
-            return
-        if not self._store.has(snapshot):
+            if snapshot is not None:
+                self._lineage.forget(snapshot)
             return
         self._lineage.add(snapshot)
         if _is_due(snapshot):

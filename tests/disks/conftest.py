@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -22,6 +21,7 @@ from agent.errors import Conflict
 from agent.model import Disk
 from agent.store.local import LocalStore, open_local
 from tests.contract.targets import Target, find_spdk_tgt, free_port
+from tests.disks import loops
 from tests.disks.loops import LoopDisk
 
 NODE = "node-a"
@@ -51,8 +51,8 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def make_disk(folder: Path) -> Iterator[Callable[..., LoopDisk]]:
     """Makes disks, plugged in; they are taken out at the end."""
-    if os.geteuid() != 0 or shutil.which("losetup") is None or not Path("/dev/loop-control").exists():
-        pytest.skip("needs root, losetup and loop devices")
+    if why := loops.missing():
+        pytest.skip(why)
     made: list[LoopDisk] = []
 
     def make(name: str = "d0", size_bytes: int = 2 << 30) -> LoopDisk:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -11,6 +12,13 @@ from pathlib import Path
 GIB = 1 << 30
 LOOP_SET_STATUS64, LOOP_GET_STATUS64 = 0x4C04, 0x4C05  # linux/loop.h
 _OFFSET_AT = 24
+
+
+def missing() -> str:
+    """Why there can be none here; "" when there can."""
+    if os.geteuid() != 0 or shutil.which("losetup") is None or not Path("/dev/loop-control").exists():
+        return "needs root, losetup and loop devices"
+    return ""
 
 
 class LoopDisk:

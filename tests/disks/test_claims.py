@@ -23,6 +23,24 @@ def available(disk: Disk) -> bool:
     return disk.status.phase is DiskPhase.AVAILABLE
 
 
+async def test_a_record_that_is_deleted_while_its_disk_is_in_service_is_made_again(
+    start_node: Any, make_disk: Callable[..., LoopDisk]
+) -> None:
+    disk = make_disk()
+    async with start_node() as node:
+        await node.want(disk, claimed=True)
+        before = await node.until(disk, ready)
+        volume = await node.csi.create_volume("v", 16 * MIB, {"tier": "ssd"})
+        await node.store.delete(Disk, before.meta.name)
+        again = await node.until(disk, lambda disk: ready(disk) and disk.meta.created_at > before.meta.created_at)
+        assert (again.status.pool.uuid, again.spec.claimed) == (before.status.pool.uuid, True)
+        assert await node.csi.create_volume("v", 16 * MIB, {"tier": "ssd"}) == volume
+        await node.csi.delete_volume(volume)
+        await node.want(disk, claimed=False)
+        await node.until(disk, available)
+        assert disk.is_blank()
+
+
 async def test_no_disk_is_claimed_unless_somebody_says_so(start_node: Any, make_disk: Callable[..., LoopDisk]) -> None:
     disk = make_disk()
     async with start_node() as node:

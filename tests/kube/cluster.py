@@ -43,18 +43,18 @@ T = TypeVar("T")
 
 
 class Cluster:
-    """All processes reach the API by `kubeconfig`, with its permissions."""
+    """All processes reach the API by `kubeconfig`, with its permissions; `configuration` is that of all of them."""
 
     namespace = "default"
     """Of the Leases."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, configuration: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="qroles-", dir="/tmp"))
         self._kubeconfig = kubeconfig
         self._ports = {name: free_port() for name in NODES}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.restarts: Counter[str] = Counter()
-        (self.folder / "config.yaml").write_text("reconcile: {audit_interval_s: 5.0}\n")
+        (self.folder / "config.yaml").write_text("reconcile: {audit_interval_s: 5.0}\n" + configuration)
 
     def kubeconfig(self, name: str) -> Path:
         """By which a process reaches the API."""

@@ -32,11 +32,17 @@ class InstalledCluster(Cluster):
 
     namespace = NAMESPACE
 
-    def __init__(self, installation: Installation, gate: Gate, kinds: Sequence[str] = ("embedded", "embedded")) -> None:
-        super().__init__(gate.kubeconfig)
+    def __init__(
+        self,
+        installation: Installation,
+        gate: Gate,
+        kinds: Sequence[str] = ("embedded", "embedded"),
+        configuration: str = "",
+    ) -> None:
+        super().__init__(gate.kubeconfig, configuration)
         self.installation = installation
         self._gate = gate
-        self._targets = {name: Target(kind) for name, kind in zip(NODES, kinds, strict=True)}
+        self._targets = {name: Target(kind, core) for core, (name, kind) in enumerate(zip(NODES, kinds, strict=True))}
         self._tokens: dict[str, str] = {}
 
     def start(self, name: str, *more: str) -> None:
@@ -72,6 +78,12 @@ class InstalledCluster(Cluster):
             target.start()
         for name in (*NODES, *CONTROLLERS):
             self.start(name)
+
+    def kill_target(self, node: str) -> None:
+        self._targets[node].kill()
+
+    def start_target(self, node: str) -> None:
+        self._targets[node].start()
 
     def stop(self) -> None:
         super().stop()

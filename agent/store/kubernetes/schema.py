@@ -74,7 +74,7 @@ _RULES: Mapping[type[Any], list[Json]] = {
         },
     ],
     VolumeSource: [{"rule": "self.id.size() > 0", "message": "id: names the snapshot or volume"}],
-    SnapshotSpec: _fixed("csi_name", "volume", "node", "disk", "size_bytes", "provisioning", "owner", "group"),
+    SnapshotSpec: _fixed("csi_name", "volume", "disk", "size_bytes", "provisioning", "owner", "group"),
     SnapshotGroupSpec: [
         *_fixed("csi_name", "volumes", "snapshots"),
         {

@@ -82,15 +82,16 @@ def hugepages() -> Iterator[None]:
     number.write_text("0\n")
 
 
-@pytest.fixture(scope="session", params=["embedded", "real"])
+@pytest.fixture(scope="module", params=["embedded", "real"])
 def kind(request: pytest.FixtureRequest) -> str:
+    """Of a module's target, which ends with it: a real one that nobody needs would go on taking a processor."""
     chosen: str = request.param
     if chosen == "real" and find_spdk_tgt() is None:
         pytest.skip("no spdk_tgt where the lab was started (SPDK_TGT or PATH)")
     return chosen
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def target(kind: str) -> Iterator[Target]:
     target = Target(kind)
     try:
@@ -126,7 +127,7 @@ def kernel_log() -> Iterator[None]:
     assert not bad, "".join(bad)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def node(kind: str) -> Iterator[Node]:
     with Node(kind).running() as node:
         yield node

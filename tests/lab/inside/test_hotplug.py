@@ -25,6 +25,9 @@ NEIGHBOUR = SERIALS["b"]
 FAST_S = 2.0
 """Within this time everything follows what happens to a disk."""
 
+LOOK_EVERY_S = 0.05
+"""Looking takes time of the emulated processors that what is looked at needs too."""
+
 
 @pytest.fixture
 def own_node() -> Iterator[Node]:
@@ -65,7 +68,7 @@ async def until(store: LocalStore, serial: str, wanted: Callable[[Disk], bool], 
         if found and wanted(found[0]):
             return found[0]
         assert time.monotonic() < deadline, found
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def claim(store: LocalStore, serial: str, **spec: Any) -> None:
@@ -91,7 +94,7 @@ async def until_told(client: CsiClient, volume_id: str, *, abnormal: bool) -> No
     deadline = time.monotonic() + 60
     while (await client.get_volume(volume_id)).status.volume_condition.abnormal is not abnormal:
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def timed(happens: Callable[[], None], waits: Callable[[], Any]) -> float:
