@@ -27,7 +27,6 @@ def test_reads_all_resources(controller: Client) -> None:
     [
         ("Volume", {"csiName": "pvc", "sizeBytes": 1, "tier": "ssd"}),
         ("Snapshot", {"csiName": "s", "volume": "v"}),
-        ("SnapshotGroup", {"csiName": "g", "volumes": ["v"], "snapshots": ["s"]}),
     ],
 )
 def test_keeps_volumes_and_snapshots(controller: Client, kind: str, spec: Object) -> None:
