@@ -28,7 +28,7 @@ LOOK_S = 10.0
 IDLE = 12
 """Requests of one process in LOOK_S while there is nothing to do: Leases, each other's Leases, an audit."""
 
-AWAY = 300
+AWAY = 200
 """The same while the API does not answer: five watches that begin anew, Leases, and four callers who ask for more and
 more, five times a second each. A loop without a pause makes thousands.
 """

@@ -25,7 +25,7 @@ class Absence:
         """None while the server is there."""
 
     def begin(self, why: Exception) -> None:
-        """The server was not reached."""
+        """The server was not reached, or hung up."""
         self.why = why
         if self._is_there.is_set():
             self._is_there.clear()

@@ -135,6 +135,8 @@ class Connection:
                     continue
             except (TimeoutError, aiohttp.ClientError) as error:
                 failure = error
+                if not isinstance(error, TimeoutError):
+                    self._absence.begin(error)
                 if method != "GET":
                     raise self._lost(error, f"{method} {path}") from error
             else:

@@ -53,6 +53,23 @@ async def test_many_callers_ask_a_server_that_is_away_no_more_than_one_would(api
     assert connection.IN_FLIGHT <= api.sent.total() < connection.IN_FLIGHT + 6 + connection.REQUEST_S
 
 
+async def test_a_server_that_hangs_up_is_away_too(api: Connection, port: int) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", port)
+    callers = _callers(api)
+    await asyncio.sleep(AWAY_S)
+    assert connection.IN_FLIGHT <= api.sent.total() < connection.IN_FLIGHT + 6 + AWAY_S
+    lost = [caller for caller in callers if caller.done()]
+    assert len(lost) == api.sent.total()  # each may have happened, so it is not asked again here
+    server.close()
+    await server.wait_closed()
+    async with _serving(port) as met, asyncio.timeout(5):
+        await asyncio.gather(*callers, return_exceptions=True)
+        assert len(met) == CALLERS - len(lost)
+
+
 async def test_all_are_answered_when_it_is_back(api: Connection, port: int) -> None:
     callers = _callers(api)
     await asyncio.sleep(AWAY_S)
