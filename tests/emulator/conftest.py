@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.kube.cluster import CONTROLLERS, NODES, Cluster
+from tests.kube.cluster import Cluster
 from tests.kube.conftest import gate, open_store, store
 
 from .emulator import Emulator, emulator
@@ -33,8 +33,7 @@ async def cluster(plane: Emulator) -> AsyncIterator[Cluster]:
     """Two nodes with a target and a disk each, and two controllers."""
     made = Cluster(plane.kubeconfig)
     try:
-        for name in (*NODES, *CONTROLLERS):
-            made.start(name)
+        made.start_all()
         await made.whole()
         yield made
     finally:

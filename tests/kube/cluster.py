@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -20,7 +20,7 @@ import grpc
 
 from agent.csi.client import CallFailed, CsiClient
 from agent.nvmf import initiator
-from tests.contract.targets import free_port
+from tests.contract.targets import Target, free_port
 
 from .gate import Gate
 
@@ -43,16 +43,20 @@ T = TypeVar("T")
 
 
 class Cluster:
-    """All processes reach the API by `kubeconfig`, with its permissions; `configuration` is that of all of them."""
+    """All processes reach the API by `kubeconfig`, with its permissions; `configuration` is that of all of them.
+
+    `kinds` of targets, one for each node, are processes of their own; without any each agent starts an embedded one.
+    """
 
     namespace = "default"
     """Of the Leases."""
 
-    def __init__(self, kubeconfig: Path, configuration: str = "") -> None:
+    def __init__(self, kubeconfig: Path, kinds: Sequence[str] = (), configuration: str = "") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="qroles-", dir="/tmp"))
         self._kubeconfig = kubeconfig
         self._ports = {name: free_port() for name in NODES}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._targets = {name: Target(kind, core) for core, (name, kind) in enumerate(zip(NODES, kinds, strict=False))}
         self.restarts: Counter[str] = Counter()
         (self.folder / "config.yaml").write_text("reconcile: {audit_interval_s: 5.0}\n" + configuration)
 
@@ -72,9 +76,23 @@ class Cluster:
         if role == "node":
             argv += ["--node-name", name, "--nvmf-port", str(self._ports.get(name, 4420))]
             argv += ["--file-disk", f"{self.folder}/{name}.img:2GiB:nvme"]
+            if name in self._targets:
+                argv += ["--spdk-socket", str(self._targets[name].socket_path)]
         else:
             argv += ["--identity", name]
         self._run(name, [*argv, *more], {})
+
+    def start_all(self) -> None:
+        for target in self._targets.values():
+            target.start()
+        for name in (*NODES, *CONTROLLERS):
+            self.start(name)
+
+    def kill_target(self, node: str) -> None:
+        self._targets[node].kill()
+
+    def start_target(self, node: str) -> None:
+        self._targets[node].start()
 
     def _run(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
         with self._log(name).open("ab") as log:
@@ -118,6 +136,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        for target in self._targets.values():
+            target.close()
         if not os.environ.get("KEEP"):
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from agent.model import NQN_PREFIX
 from agent.spdk import lvol, nvmf
 from agent.spdk.client import Client
-from tests.contract.targets import Target
 from tests.k8s.manifest import NAMESPACE
 
 from . import sidecars
@@ -39,10 +38,9 @@ class InstalledCluster(Cluster):
         kinds: Sequence[str] = ("embedded", "embedded"),
         configuration: str = "",
     ) -> None:
-        super().__init__(gate.kubeconfig, configuration)
+        super().__init__(gate.kubeconfig, kinds, configuration)
         self.installation = installation
         self._gate = gate
-        self._targets = {name: Target(kind, core) for core, (name, kind) in enumerate(zip(NODES, kinds, strict=True))}
         self._tokens: dict[str, str] = {}
 
     def start(self, name: str, *more: str) -> None:
@@ -54,8 +52,6 @@ class InstalledCluster(Cluster):
         elif sidecar:
             kubeconfig = self.folder / f"{controller}.direct"
             self._run(name, *sidecars.command(sidecar, self.socket(controller), kubeconfig, pod_of(controller)))
-        elif name in self._targets:
-            super().start(name, "--spdk-socket", str(self._targets[name].socket_path), *more)
         else:
             super().start(name, *more)
 
@@ -72,23 +68,6 @@ class InstalledCluster(Cluster):
             path.write_text(json.dumps(self._gate.config(token)))
             path.with_suffix(".direct").write_text(json.dumps(self.installation.plane.config(token)))
         return path
-
-    def start_all(self) -> None:
-        for target in self._targets.values():
-            target.start()
-        for name in (*NODES, *CONTROLLERS):
-            self.start(name)
-
-    def kill_target(self, node: str) -> None:
-        self._targets[node].kill()
-
-    def start_target(self, node: str) -> None:
-        self._targets[node].start()
-
-    def stop(self) -> None:
-        super().stop()
-        for target in self._targets.values():
-            target.close()
 
     def start_sidecars(self) -> None:
         """All that are here, beside each controller, and the snapshot-controller of the cluster."""

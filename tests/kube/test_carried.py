@@ -16,18 +16,21 @@ from tests.contract.targets import find_spdk_tgt
 from tests.disks import loops
 from tests.disks.loops import LoopDisk
 
-from .cluster import MIB, NODES
+from .cluster import MIB, NODES, Cluster
 from .conftest import Opener, until
 from .control_plane import ControlPlane
 from .gate import Gate
 from .installation import Installation
 from .installed import InstalledCluster
 from .objects import MERGE
+from .plane import Plane
 
 pytestmark = pytest.mark.timeout(400)
 
 DISKS = "/apis/quarry.storage/v1alpha1/disks"
 SIZE = 64 * MIB
+REAL = (("real", "real"), "disks: {loop_devices: true}\n")
+"""Kinds of the targets, and configuration of the agents."""
 SSD = {"tier": "ssd"}
 """The loop device is one; the file disks are of tier nvme."""
 
@@ -49,7 +52,7 @@ async def cluster(
     plane: ControlPlane, installation: Installation, gate: Gate, disk: LoopDisk
 ) -> AsyncIterator[InstalledCluster]:
     """Both nodes see the loop device; one has it."""
-    made = InstalledCluster(installation, gate, ("real", "real"), "disks: {loop_devices: true}\n")
+    made = InstalledCluster(installation, gate, *REAL)
     try:
         made.start_all()
         await made.whole()
@@ -61,7 +64,7 @@ async def cluster(
 class Record:
     """The Disk of the loop device."""
 
-    def __init__(self, store: KubernetesStore, plane: ControlPlane, loop: LoopDisk) -> None:
+    def __init__(self, store: KubernetesStore, plane: Plane, loop: LoopDisk) -> None:
         self._store, self._plane, self._loop = store, plane, loop
 
     async def found(self) -> Disk | None:
@@ -103,7 +106,7 @@ class Record:
 
 
 async def test_a_disk_brings_its_volumes_and_snapshots(
-    cluster: InstalledCluster, open_store: Opener, plane: ControlPlane, disk: LoopDisk
+    cluster: Cluster, open_store: Opener, plane: Plane, disk: LoopDisk
 ) -> None:
     store = await open_store()
     record = Record(store, plane, disk)
