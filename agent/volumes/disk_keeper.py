@@ -132,9 +132,14 @@ class DiskKeeper:
         if disk is not None and kind(disk) == FILE:
             return
         if disk is not None and self._is_others(disk):
-            if found and disk.status.phase is not DiskPhase.MISSING:
-                log.info("disk %s is left alone: it is in service on node %s", name, disk.status.node)
-            if not found or disk.status.phase is not DiskPhase.MISSING:
+            if not found:
+                return
+            if disk.status.phase is not DiskPhase.MISSING:
+                log.info(
+                    "disk %s is left alone: it is on record as node %s's; if that has it no more, delete the Disk",
+                    name,
+                    disk.status.node,
+                )
                 return
         if not found:
             if disk is not None and self._watch.discovered.is_set():
