@@ -58,10 +58,6 @@ class Undisturbed:
 class NeverReached(Exception):
     """The operation was over and the agent lived."""
 
-    def __init__(self, trial: Trial, message: str) -> None:
-        super().__init__(message)
-        self.trial = trial
-
 
 class Matrix:
     """One case on one subject."""
@@ -137,15 +133,6 @@ class Matrix:
 
     async def die(self, point: Point, normal: Undisturbed) -> Trial:
         """Bring a new volume to the point and kill the agent there; an agent lives again afterwards."""
-        for _ in range(self.case.attempts - 1):
-            try:
-                return await self._die(point, normal)
-            except NeverReached as missed:
-                async with self.subject.client() as missed.trial.csi:
-                    await self.finish(missed.trial, normal.clean)
-        return await self._die(point, normal)
-
-    async def _die(self, point: Point, normal: Undisturbed) -> Trial:
         trial = self.trial()
         async with self.subject.client() as trial.csi:
             await ready(trial.csi)
@@ -161,7 +148,7 @@ class Matrix:
                 await self.subject.wait_dead(SETTLING_S)  # what is done in the background can be the end, too
             except TimeoutError:
                 self.disarm()
-                raise NeverReached(trial, f"the point was never reached; the call: {error or 'answered'}") from error
+                raise NeverReached(f"the point was never reached; the call: {error or 'answered'}") from error
         self.disarm()
         await self.subject.gate.drained()
         self.subject.start_agent()

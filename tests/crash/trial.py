@@ -98,8 +98,6 @@ class Case:
     fs_type: str = "ext4"
     size_bytes: int = 16 * MIB
     provisioning: str = "thin"
-    attempts: int = 1
-    """How often a point may be missed: what is done at once may be written in one commit, or in several."""
 
     @property
     def needs_kernel(self) -> bool:

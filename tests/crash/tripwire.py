@@ -79,14 +79,16 @@ class Tripwire:
             die()
 
     @contextmanager
-    def passing(self, label: str) -> Iterator[None]:
-        """What is done in the block is one thing."""
-        number = self.count(label)
-        self.trip(number, Phase.BEFORE)
+    def passing(self, *labels: str) -> Iterator[None]:
+        """What is done in the block is all these things, at once."""
+        numbers = [self.count(label) for label in labels]
+        for number in numbers:
+            self.trip(number, Phase.BEFORE)
         try:
             yield
         finally:
-            self.trip(number, Phase.AFTER)
+            for number in numbers:
+                self.trip(number, Phase.AFTER)
 
 
 def die() -> NoReturn:
