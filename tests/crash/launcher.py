@@ -37,7 +37,8 @@ def watch_commits(wire: Tripwire) -> None:
                 ]
             elif sql == "COMMIT" and self._writes is not None:
                 writes, self._writes = self._writes, None
-                # Each write counts: what is written at once may go in one commit, or in several.
+                # Each write counts: what is written at once may go in one commit, or in several. One of nothing (a
+                # conflict) changes nothing.
                 with wire.passing(*(f"commit {write}" for write in writes)):
                     return super().execute(sql, parameters)
             return super().execute(sql, parameters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -31,10 +30,5 @@ def plane(_plane: Emulator) -> Emulator:
 @pytest.fixture
 async def cluster(plane: Emulator) -> AsyncIterator[Cluster]:
     """Two nodes with a target and a disk each, and two controllers."""
-    made = Cluster(plane.kubeconfig)
-    try:
-        made.start_all()
-        await made.whole()
-        yield made
-    finally:
-        await asyncio.to_thread(made.stop)
+    async with Cluster(plane.kubeconfig).running() as cluster:
+        yield cluster

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.contract.targets import free_port
+from tests.kube.plane import kubeconfig
 
 HERE = Path(__file__).parent
 JARS = Path(sys.prefix) / "share" / "kubernetes-emulator"
@@ -93,15 +94,7 @@ class Emulator:
 
     def config(self, token: str = "", server: str = "") -> dict[str, Any]:
         """A kubeconfig; whoever `token` stands for may do everything."""
-        name = {"name": "emulator"}
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{**name, "cluster": {"server": server or self.url}}],
-            "users": [{**name, "user": {"token": token}}],
-            "contexts": [{**name, "context": {"cluster": "emulator", "user": "emulator"}}],
-            "current-context": "emulator",
-        }
+        return kubeconfig(server or self.url, token)
 
     def _await(self, ready: Callable[[], object]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S

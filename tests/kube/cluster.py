@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import grpc
 
@@ -87,6 +87,16 @@ class Cluster:
             target.start()
         for name in (*NODES, *CONTROLLERS):
             self.start(name)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Everything is started, and ready when the block begins; at its end all is stopped."""
+        try:
+            self.start_all()
+            await self.whole()
+            yield self
+        finally:
+            await asyncio.to_thread(self.stop)
 
     def kill_target(self, node: str) -> None:
         self._targets[node].kill()

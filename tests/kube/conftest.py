@@ -73,13 +73,8 @@ async def store(open_store: Opener) -> KubernetesStore:
 @pytest.fixture
 async def cluster(plane: ControlPlane, installation: Installation, gate: Gate) -> AsyncIterator[InstalledCluster]:
     """Two nodes with a target and a disk each, and two controllers."""
-    made = InstalledCluster(installation, gate)
-    try:
-        made.start_all()
-        await made.whole()
-        yield made
-    finally:
-        await asyncio.to_thread(made.stop)
+    async with InstalledCluster(installation, gate).running() as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
+from .plane import kubeconfig
+
 START_TIMEOUT_S = 60.0
 _NOBODY: Mapping[str, tuple[str, str]] = {}
 PROGRAMS = ("kube-apiserver", "etcd", "openssl")
@@ -256,12 +258,4 @@ class ControlPlane:
 
     def config(self, token: str, server: str = "") -> dict[str, Any]:
         """A kubeconfig of whom `token` stands for."""
-        cluster = {"server": server or self.url, "certificate-authority": str(self.ca)}
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "tests", "cluster": cluster}],
-            "users": [{"name": "user", "user": {"token": token}}],
-            "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "user"}}],
-            "current-context": "tests",
-        }
+        return kubeconfig(server or self.url, token, self.ca)

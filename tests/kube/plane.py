@@ -22,3 +22,16 @@ class Plane(Protocol):
 
     def request(self, method: str, path: str, body: Any = None, content: str = "") -> Any:
         """The answer's JSON. Raises urllib.error.HTTPError."""
+
+
+def kubeconfig(server: str, token: str = "", ca: Path | None = None) -> dict[str, Any]:
+    """One that leads to `server`, with a certificate of `ca`, as whom `token` stands for."""
+    cluster = {"server": server} | ({"certificate-authority": str(ca)} if ca else {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "tests", "cluster": cluster}],
+        "users": [{"name": "user", "user": {"token": token} if token else {}}],
+        "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "user"}}],
+        "current-context": "tests",
+    }

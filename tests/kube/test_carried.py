@@ -52,13 +52,8 @@ async def cluster(
     plane: ControlPlane, installation: Installation, gate: Gate, disk: LoopDisk
 ) -> AsyncIterator[InstalledCluster]:
     """Both nodes see the loop device; one has it."""
-    made = InstalledCluster(installation, gate, *REAL)
-    try:
-        made.start_all()
-        await made.whole()
-        yield made
-    finally:
-        await asyncio.to_thread(made.stop)
+    async with InstalledCluster(installation, gate, *REAL).running() as cluster:
+        yield cluster
 
 
 class Record:

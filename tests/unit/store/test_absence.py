@@ -17,6 +17,7 @@ from agent.store.kubernetes import connection
 from agent.store.kubernetes.connection import Connection, connect
 from agent.store.kubernetes.refusals import Asked
 from tests.contract.targets import free_port
+from tests.kube.plane import kubeconfig
 
 CALLERS = 100
 AWAY_S = 5.0
@@ -31,16 +32,9 @@ def port() -> int:
 @pytest.fixture
 async def api(port: int, tmp_path: Path) -> AsyncIterator[Connection]:
     """To a server that is not there."""
-    name = {"name": "test"}
-    config = {
-        **{"apiVersion": "v1", "kind": "Config", "current-context": "test"},
-        "clusters": [{**name, "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-        "users": [{**name, "user": {}}],
-        "contexts": [{**name, "context": {"cluster": "test", "user": "test"}}],
-    }
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text(json.dumps(config))
-    api = await connect(kubeconfig)
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(kubeconfig(f"http://127.0.0.1:{port}")))
+    api = await connect(file)
     yield api
     await api.close()
 
