@@ -7,13 +7,11 @@ VENV=${VENV:-.venv}
 stamp="$VENV/.installed"
 log="$VENV/setup.log"
 
-say() { echo "setup: $*"; }
-fail() { say "$*" >&2; exit 1; }
-have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null 2>&1; }
+. scripts/system.sh
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 can_make_venv() { "$1" -c 'import venv; from ensurepip import version' >/dev/null 2>&1; }
 # What the environment was made from: the requirements, this script, and the place (an editable install knows its path).
-state() { printf '%s %s\n' "$PWD" "$(cat pyproject.toml scripts/setup.sh | cksum)"; }
+state() { printf '%s %s\n' "$PWD" "$(cat pyproject.toml scripts/setup.sh scripts/system.sh | cksum)"; }
 
 if [ "$(cat "$stamp" 2>/dev/null)" = "$(state)" ] && "$VENV/bin/python" -c 'import agent, click, pytest' 2>/dev/null; then
     exit 0
@@ -38,16 +36,8 @@ have mkfs.btrfs || packages="$packages btrfs-progs"
 if [ -e /dev/nvme-fabrics ] || { have modinfo && PATH="$PATH:/usr/sbin:/sbin" modinfo nvme_tcp >/dev/null 2>&1; }; then
     have nvme || packages="$packages nvme-cli"
 fi
-if [ -n "$packages" ]; then
-    if [ "$(id -u)" = 0 ] && have apt-get; then
-        say "installing with apt:$packages"
-        # shellcheck disable=SC2086
-        { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $packages; } \
-            </dev/null >/dev/null || say "apt could not install$packages; what needs them will say so" >&2
-    else
-        say "not root, so not installed:$packages (what needs them is skipped or done in user space)"
-    fi
-fi
+# shellcheck disable=SC2086
+[ -z "$packages" ] || apt_install "what needs them is skipped or done in user space" $packages
 
 # --- the environment
 if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 || ! new_enough "$VENV/bin/python"; then

@@ -1,15 +1,22 @@
-"""A real API server, a gate before it, and stores that reach it through the gate."""
+"""An API server, a gate before it, and stores that reach it through the gate.
+
+It is a real one where there is one, else an emulator: the tests are the same, but for those that are marked
+`apiserver`, with what the emulator has not.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
+from tests.emulator.emulator import emulator
 
 from . import control_plane, sidecars
 from .binder import binding
@@ -17,28 +24,38 @@ from .claims import BINDING, DRIVER, Claims
 from .cluster import NODES
 from .control_plane import ControlPlane
 from .gate import Gate
+from .gated import GatedCluster
 from .installation import Installation
 from .installed import InstalledCluster
+from .plane import Plane
 
 Opener = Callable[[], Awaitable[KubernetesStore]]
 
+EMULATED = os.environ.get("QUARRY_KUBERNETES") == "emulator" or bool(control_plane.missing())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("apiserver")
+    if EMULATED and marker is not None:
+        pytest.skip(f"no kube-apiserver, and its emulator has no {marker.args[0]} (docs/testing.md)")
+
 
 @pytest.fixture(scope="package")
-def _plane() -> Iterator[ControlPlane]:
-    with control_plane.control_plane() as plane:
+def _plane() -> Iterator[Plane]:
+    with emulator() if EMULATED else control_plane.control_plane() as plane:
         yield plane
 
 
 @pytest.fixture(scope="package")
 def installation(_plane: ControlPlane) -> Installation:
-    """The rendered manifest, applied by an administrator."""
+    """The rendered manifest, applied by an administrator. For tests that are marked `apiserver`."""
     installation = Installation(_plane, NODES)
     installation.install()
     return installation
 
 
 @pytest.fixture
-def plane(_plane: ControlPlane) -> ControlPlane:
+def plane(_plane: Plane) -> Plane:
     """Running, and empty."""
     _plane.recover()
     _plane.clear()
@@ -46,7 +63,7 @@ def plane(_plane: ControlPlane) -> ControlPlane:
 
 
 @pytest.fixture
-async def gate(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Gate]:
+async def gate(plane: Plane, tmp_path: Path) -> AsyncIterator[Gate]:
     gate = Gate(plane, tmp_path)
     await gate.start()
     yield gate
@@ -71,9 +88,17 @@ async def store(open_store: Opener) -> KubernetesStore:
 
 
 @pytest.fixture
-async def cluster(plane: ControlPlane, installation: Installation, gate: Gate) -> AsyncIterator[InstalledCluster]:
+def new_cluster(plane: Plane, gate: Gate, request: pytest.FixtureRequest) -> Callable[..., GatedCluster]:
+    """Takes kinds of targets and a configuration. With the permissions of the manifest, where there are permissions."""
+    if EMULATED:
+        return partial(GatedCluster, gate)
+    return partial(InstalledCluster, request.getfixturevalue("installation"), gate)
+
+
+@pytest.fixture
+async def cluster(new_cluster: Callable[..., GatedCluster]) -> AsyncIterator[GatedCluster]:
     """Two nodes with a target and a disk each, and two controllers."""
-    async with InstalledCluster(installation, gate).running() as cluster:
+    async with new_cluster().running() as cluster:
         yield cluster
 
 

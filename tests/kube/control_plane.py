@@ -17,15 +17,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import yaml
 
-from .plane import kubeconfig
+from .plane import API, DATABASE, kubeconfig
 
 START_TIMEOUT_S = 60.0
 _NOBODY: Mapping[str, tuple[str, str]] = {}
-PROGRAMS = ("kube-apiserver", "etcd", "openssl")
+PROGRAMS = (API, DATABASE, "openssl")
 CONTROLLER_MANAGER = "kube-controller-manager"
 ADMIN_TOKEN = "admin-of-the-tests"
 CRDS = Path(__file__).parents[2] / "k8s" / "crds"
@@ -45,6 +46,11 @@ def missing() -> str:
     """What a control plane lacks here, as the reason of a skip; "" when it can be started."""
     absent = [program for program in PROGRAMS if find(program) is None]
     return f"no {', '.join(absent)} (KUBEBUILDER_ASSETS or PATH; docs/testing.md)" if absent else ""
+
+
+def _path(definition: bytes) -> str:
+    name = yaml.safe_load(definition)["metadata"]["name"]
+    return f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
 
 
 def _free_port() -> int:
@@ -101,7 +107,7 @@ class ControlPlane:
     def start_etcd(self) -> None:
         client, peer = (f"http://127.0.0.1:{port}" for port in self._etcd_ports)
         self._start(
-            "etcd",
+            DATABASE,
             f"--data-dir={self.folder / 'etcd'}",
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
@@ -114,7 +120,7 @@ class ControlPlane:
     def launch_apiserver(self) -> None:
         """To be called in the main thread (see _DIE_WITH_US)."""
         self._start(
-            "kube-apiserver",
+            API,
             f"--etcd-servers=http://127.0.0.1:{self._etcd_ports[0]}",
             f"--secure-port={self.port}",
             f"--bind-address={self.address}",
@@ -167,7 +173,7 @@ class ControlPlane:
             except (OSError, urllib.error.URLError):
                 pass
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{says}: {self.log('kube-apiserver')}")
+                raise RuntimeError(f"{says}: {self.log(API)}")
             time.sleep(0.05)
 
     def log(self, program: str) -> str:
@@ -177,9 +183,9 @@ class ControlPlane:
         """Starts what a test has killed or frozen."""
         for program in self._processes:
             self.signal(program, signal.SIGCONT)
-        if "etcd" not in self._processes:
+        if DATABASE not in self._processes:
             self.start_etcd()
-        if "kube-apiserver" not in self._processes:
+        if API not in self._processes:
             self.launch_apiserver()
             self.await_apiserver()
 
@@ -202,12 +208,13 @@ class ControlPlane:
     def install(self) -> None:
         """Applies the custom resources and waits until they are served."""
         for file in sorted(CRDS.glob("*.yaml")):
-            name = yaml.safe_load(file.read_text())["metadata"]["name"]
-            path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
-            self.request(
-                "PATCH", f"{path}?fieldManager=tests&force=true", file.read_bytes(), "application/apply-patch+yaml"
-            )
-            self._until(lambda path=path: self._is_established(path), f"{name} is not served")
+            self.serve(file.read_bytes())
+            path = _path(file.read_bytes())
+            self._until(lambda path=path: self._is_established(path), f"{file.stem} are not served")
+
+    def serve(self, definition: bytes) -> None:
+        path = f"{_path(definition)}?fieldManager=tests&force=true"
+        self.request("PATCH", path, definition, "application/apply-patch+yaml")
 
     def _serves_all(self) -> bool:
         return all(self.request("GET", f"/apis/quarry.storage/v1alpha1/{file.stem}") for file in CRDS.glob("*.yaml"))
@@ -246,6 +253,13 @@ class ControlPlane:
         with urllib.request.urlopen(request, context=context, timeout=10) as answer:
             text = answer.read()
         return text if raw else json.loads(text)
+
+    def events(self, kind: str, name: str) -> list[dict[str, Any]]:
+        selector = quote(f"involvedObject.kind={kind},involvedObject.name={name}")
+        items: list[dict[str, Any]] = self.request(
+            "GET", f"/api/v1/namespaces/default/events?fieldSelector={selector}"
+        )["items"]
+        return items
 
     def compact(self) -> None:
         """Makes etcd forget everything but the present."""

@@ -1,20 +1,16 @@
-"""The cluster as the manifest installs it: tokens of its ServiceAccounts, targets apart from agents, sidecars."""
+"""The cluster as the manifest installs it: tokens of its ServiceAccounts, sidecars."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
-from agent.model import NQN_PREFIX
-from agent.spdk import lvol, nvmf
-from agent.spdk.client import Client
 from tests.k8s.manifest import NAMESPACE
 
 from . import sidecars
-from .cluster import CONTROLLERS, NODES, Cluster
+from .cluster import CONTROLLERS, NODES
 from .gate import Gate
+from .gated import GatedCluster
 from .installation import CONTROLLER, Installation
 
 
@@ -23,11 +19,8 @@ def pod_of(controller: str) -> str:
     return f"{CONTROLLER}-{controller}"
 
 
-class InstalledCluster(Cluster):
-    """Each process has a kubeconfig of its own, with the token of a Pod of its role on its node, through the gate.
-
-    Targets are processes of their own, as they are Pods of their own: what happens to agents does not happen to them.
-    """
+class InstalledCluster(GatedCluster):
+    """Each process has the token of a Pod of its role on its node."""
 
     namespace = NAMESPACE
 
@@ -38,10 +31,8 @@ class InstalledCluster(Cluster):
         kinds: Sequence[str] = ("embedded", "embedded"),
         configuration: str = "",
     ) -> None:
-        super().__init__(gate.kubeconfig, kinds, configuration)
+        super().__init__(gate, kinds, configuration)
         self.installation = installation
-        self._gate = gate
-        self._tokens: dict[str, str] = {}
 
     def start(self, name: str, *more: str) -> None:
         """Also a sidecar, as CONTROLLER/SIDECAR, and the snapshot-controller."""
@@ -55,48 +46,21 @@ class InstalledCluster(Cluster):
         else:
             super().start(name, *more)
 
-    def kubeconfig(self, name: str) -> Path:
-        """Made at the first start; a second agent of a node has that node's token."""
-        path = self.folder / f"{name}.kubeconfig"
-        if name not in self._tokens:
-            if name in CONTROLLERS:
-                owners = [self.installation.replica_set()]
-                token = self.installation.pod(CONTROLLER, NODES[CONTROLLERS.index(name)], pod_of(name), owners)
-            else:
-                token = self.installation.pod("quarry-node", next(each for each in NODES if name.startswith(each)))
-            self._tokens[name] = token
-            path.write_text(json.dumps(self._gate.config(token)))
-            path.with_suffix(".direct").write_text(json.dumps(self.installation.plane.config(token)))
-        return path
+    def token(self, name: str) -> str:
+        """A second agent of a node has that node's."""
+        if name in CONTROLLERS:
+            owners = [self.installation.replica_set()]
+            return self.installation.pod(CONTROLLER, NODES[CONTROLLERS.index(name)], pod_of(name), owners)
+        return self.installation.pod("quarry-node", next(each for each in NODES if name.startswith(each)))
 
     def start_sidecars(self) -> None:
-        """All that are here, beside each controller, and the snapshot-controller of the cluster."""
+        """All that are here, beside each controller, and the snapshot-controller of the cluster.
+
+        They are not counted among who asks: their requests do not go through the gate.
+        """
         for name in CONTROLLERS:
+            direct = self.installation.plane.config(self._tokens[name])
+            (self.folder / f"{name}.direct").write_text(json.dumps(direct))
             for sidecar in sidecars.present():
                 self.start(f"{name}/{sidecar}")
         self.start(sidecars.SNAPSHOT_CONTROLLER)
-
-    def asked(self) -> dict[str, Counter[str]]:
-        """Requests of each node and controller to the API so far."""
-        return {name: self._gate.asked[token].copy() for name, token in self._tokens.items()}
-
-    # --- what the targets have ---
-
-    async def lvols(self) -> dict[str, set[str]]:
-        """Names of the lvols in each target."""
-        found: dict[str, set[str]] = {}
-        for node, target in self._targets.items():
-            async with Client(target.socket_path) as rpc:
-                await rpc.wait_connected(10.0)
-                pools = await lvol.list_lvstores(rpc)
-                found[node] = {each.name for pool in pools for each in await lvol.list_lvols(rpc, pool.name)}
-        return found
-
-    async def exports(self) -> dict[str, set[str]]:
-        """Names of the subsystems of ours in each target."""
-        found: dict[str, set[str]] = {}
-        for node, target in self._targets.items():
-            async with Client(target.socket_path) as rpc:
-                await rpc.wait_connected(10.0)
-                found[node] = {each.nqn for each in await nvmf.list_subsystems(rpc) if each.nqn.startswith(NQN_PREFIX)}
-        return found

@@ -14,7 +14,7 @@ from agent.store.kubernetes.store import KubernetesStore
 
 from .claims import CLAIMS, Claims
 from .cluster import MIB, NODES
-from .installed import InstalledCluster
+from .gated import GatedCluster
 
 WIDTH = 4
 KEPT_OF = 3
@@ -70,7 +70,7 @@ class Load:
             self.lives += 1
 
 
-def of_calls(cluster: InstalledCluster) -> Live:
+def of_calls(cluster: GatedCluster) -> Live:
     """A life by CSI calls, as sidecars make them."""
 
     async def live(name: str, node: str, keep: bool) -> str:
@@ -100,7 +100,7 @@ def of_claims(claims: Claims) -> Live:
     return live
 
 
-async def settled(cluster: InstalledCluster, store: KubernetesStore, kept: set[str]) -> None:
+async def settled(cluster: GatedCluster, store: KubernetesStore, kept: set[str]) -> None:
     """Waits until store and targets have these volumes, each once; fails telling what is lost, left or doubled."""
     deadline = time.monotonic() + 60.0
     while True:

@@ -18,10 +18,7 @@ from tests.disks.loops import LoopDisk
 
 from .cluster import MIB, NODES, Cluster
 from .conftest import Opener, until
-from .control_plane import ControlPlane
-from .gate import Gate
-from .installation import Installation
-from .installed import InstalledCluster
+from .gated import GatedCluster
 from .objects import MERGE
 from .plane import Plane
 
@@ -48,11 +45,9 @@ def disk(tmp_path: Path) -> Iterator[LoopDisk]:
 
 
 @pytest.fixture
-async def cluster(
-    plane: ControlPlane, installation: Installation, gate: Gate, disk: LoopDisk
-) -> AsyncIterator[InstalledCluster]:
+async def cluster(disk: LoopDisk, new_cluster: Callable[..., GatedCluster]) -> AsyncIterator[GatedCluster]:
     """Both nodes see the loop device; one has it."""
-    async with InstalledCluster(installation, gate, *REAL).running() as cluster:
+    async with new_cluster(*REAL).running() as cluster:
         yield cluster
 
 

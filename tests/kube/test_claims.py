@@ -12,7 +12,7 @@ from .cluster import CONTROLLERS, NODES
 from .conftest import Opener, until
 from .installed import InstalledCluster
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.apiserver("tokens for the sidecars")]
 
 
 async def test_the_life_of_claims(claims: Claims, cluster: InstalledCluster, open_store: Opener) -> None:

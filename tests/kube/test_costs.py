@@ -6,6 +6,8 @@ import asyncio
 import json
 from dataclasses import replace
 
+import pytest
+
 from agent.errors import Conflict
 from agent.model import Attachment, Meta, Tier, Volume, VolumePhase, VolumeSpec
 from agent.store.kubernetes.connection import IN_FLIGHT
@@ -36,6 +38,7 @@ async def test_own_writes_are_not_read_twice(store: KubernetesStore, open_store:
         assert (await asyncio.wait_for(anext(others), 10)).resource == each
 
 
+@pytest.mark.apiserver("account of who wrote which field")
 async def test_the_account_of_writers_names_others_only(store: KubernetesStore, plane: ControlPlane) -> None:
     def managers() -> list[str]:
         stored = plane.request("GET", f"{VOLUMES}/vol-a")

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,9 @@ from .claims import CLAIMS, Claims
 from .cluster import CONTROLLERS, MIB, NODES
 from .conftest import Opener
 from .control_plane import ControlPlane
-from .installed import InstalledCluster
+from .gated import GatedCluster
 from .load import Load, in_use, of_calls, of_claims, settled
+from .plane import API, DATABASE, Plane
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -33,10 +35,10 @@ AWAY = 200
 more, five times a second each. A loop without a pause makes thousands.
 """
 
-Death = Callable[[InstalledCluster, ControlPlane], Awaitable[None]]
+Death = Callable[[GatedCluster, Any], Awaitable[None]]
 
 
-async def leader_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
+async def leader_dies(cluster: GatedCluster, plane: Plane) -> None:
     leader = await cluster.leader()
     (other,) = set(CONTROLLERS) - {leader}
     began = time.monotonic()
@@ -51,7 +53,7 @@ async def leader_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
     assert took_s < FAILOVER_S
 
 
-async def _serves(cluster: InstalledCluster, controller: str) -> bool:
+async def _serves(cluster: GatedCluster, controller: str) -> bool:
     try:
         async with CsiClient(cluster.socket(controller), timeout_s=2.0) as csi:
             await csi.list_volumes(max_entries=1)
@@ -60,30 +62,30 @@ async def _serves(cluster: InstalledCluster, controller: str) -> bool:
     return True
 
 
-async def node_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
+async def node_dies(cluster: GatedCluster, plane: Plane) -> None:
     cluster.kill(NODES[0])
     await asyncio.sleep(2.0)  # calls come to wait for it
     cluster.start(NODES[0])
     await cluster.node_ready(NODES[0])
 
 
-async def api_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
-    plane.kill("kube-apiserver")
+async def api_dies(cluster: GatedCluster, plane: Plane) -> None:
+    plane.kill(API)
     await _calm(cluster, AWAY)
     await asyncio.sleep(OUTAGE_S - LOOK_S)
     plane.launch_apiserver()
     await asyncio.to_thread(plane.await_apiserver)
 
 
-async def database_dies(cluster: InstalledCluster, plane: ControlPlane) -> None:
-    plane.kill("etcd")
+async def database_dies(cluster: GatedCluster, plane: ControlPlane) -> None:
+    plane.kill(DATABASE)
     await _calm(cluster, AWAY)
     await asyncio.sleep(OUTAGE_S - LOOK_S)
     plane.start_etcd()
     await asyncio.to_thread(plane.await_apiserver)
 
 
-async def _calm(cluster: InstalledCluster, limit: int) -> None:
+async def _calm(cluster: GatedCluster, limit: int) -> None:
     """For LOOK_S no process asks more than `limit` times."""
     before = cluster.asked()
     await asyncio.sleep(LOOK_S)  # how much is asked meanwhile is what is looked at
@@ -106,8 +108,14 @@ async def _running(load: Load) -> AsyncIterator[None]:
         await load.cancel()
 
 
-@pytest.mark.parametrize("death", DEATHS, ids=lambda death: death.__name__)
-async def test_under_calls(death: Death, cluster: InstalledCluster, plane: ControlPlane, open_store: Opener) -> None:
+DURABLE = pytest.mark.apiserver("database that outlives its death")
+
+
+@pytest.mark.parametrize(
+    "death",
+    [pytest.param(each, id=each.__name__, marks=DURABLE if each is database_dies else ()) for each in DEATHS],
+)
+async def test_under_calls(death: Death, cluster: GatedCluster, plane: Plane, open_store: Opener) -> None:
     store, load = await open_store(), Load(of_calls(cluster))
     held = await cluster.ask(lambda csi: csi.create_volume("held", 16 * MIB))
     async with cluster.kubelet(), cluster.opened(held, "node-b") as host:
@@ -121,7 +129,8 @@ async def test_under_calls(death: Death, cluster: InstalledCluster, plane: Contr
     await settled(cluster, store, set())
 
 
-async def test_under_claims(claims: Claims, cluster: InstalledCluster, plane: ControlPlane, open_store: Opener) -> None:
+@pytest.mark.apiserver("tokens for the sidecars")
+async def test_under_claims(claims: Claims, cluster: GatedCluster, plane: Plane, open_store: Opener) -> None:
     """All four, one after the other, with claims that come and go through the sidecars."""
     store, load = await open_store(), Load(of_claims(claims))
     await claims.claim("held", "16Mi", "node-a")

@@ -1,4 +1,4 @@
-"""`quarry node` and `quarry controller` as processes, against a real API server: work, deaths, and what is left."""
+"""`quarry node` and `quarry controller` as processes: the life of volumes, deletion by kubectl, a node's name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from agent.store.kubernetes.store import KubernetesStore
 from .cluster import MIB, NODES
 from .conftest import Opener, until
 from .gate import Gate
-from .installed import InstalledCluster
+from .gated import GatedCluster
 
 pytestmark = pytest.mark.timeout(300)
 
 SIZE = 64 * MIB
 
 
-async def test_the_life_of_volumes(cluster: InstalledCluster, open_store: Opener) -> None:
+async def test_the_life_of_volumes(cluster: GatedCluster, open_store: Opener) -> None:
     store = await open_store()
     made = [await _create(cluster, f"pvc-{number}") for number in range(4)]
     placed = [await store.get(Volume, name) for name in made]
@@ -49,7 +49,7 @@ async def test_the_life_of_volumes(cluster: InstalledCluster, open_store: Opener
     await _is_empty(store)
 
 
-async def _create(cluster: InstalledCluster, name: str) -> str:
+async def _create(cluster: GatedCluster, name: str) -> str:
     return await cluster.ask(lambda csi: csi.create_volume(name, SIZE))
 
 
@@ -60,7 +60,7 @@ async def _is_empty(store: KubernetesStore) -> None:
     await until(gone)
 
 
-async def test_deleted_by_kubectl_while_in_use(cluster: InstalledCluster, open_store: Opener, gate: Gate) -> None:
+async def test_deleted_by_kubectl_while_in_use(cluster: GatedCluster, open_store: Opener, gate: Gate) -> None:
     store = await open_store()
     held = await _create(cluster, "held")
     async with cluster.opened(held, "node-b") as host:
@@ -73,7 +73,7 @@ async def test_deleted_by_kubectl_while_in_use(cluster: InstalledCluster, open_s
     await _is_empty(store)
 
 
-async def test_a_second_agent_of_a_node_is_refused(cluster: InstalledCluster) -> None:
+async def test_a_second_agent_of_a_node_is_refused(cluster: GatedCluster) -> None:
     cluster.start("node-a-again", "--node-name", "node-a")
     async with asyncio.timeout(60):
         while cluster.ended("node-a-again") is None:  # noqa: ASYNC110 - another process

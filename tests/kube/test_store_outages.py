@@ -16,9 +16,9 @@ from agent.store.interface import EventType
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 
 from .conftest import until
-from .control_plane import ControlPlane
 from .gate import Gate, Rule
 from .objects import resized, volume
+from .plane import API, DATABASE, Plane
 
 
 async def test_told_to_come_later_it_comes_later(store: KubernetesStore, gate: Gate) -> None:
@@ -55,11 +55,11 @@ async def test_a_lost_answer_is_said_and_what_happened_is_seen(
 
 
 async def test_an_api_that_is_away_is_waited_for_without_haste(
-    store: KubernetesStore, gate: Gate, plane: ControlPlane
+    store: KubernetesStore, gate: Gate, plane: Plane
 ) -> None:
     a = await store.create(volume())
     watch = store.watch(Volume)
-    plane.kill("kube-apiserver")
+    plane.kill(API)
     gate.cut()
     before = store.requests
     write = asyncio.ensure_future(store.get(Volume, "vol-a"))
@@ -88,15 +88,15 @@ async def test_an_api_that_is_away_is_waited_for_without_haste(
             break
 
 
-async def test_a_database_that_stands_still(store: KubernetesStore, plane: ControlPlane) -> None:
+async def test_a_database_that_stands_still(store: KubernetesStore, plane: Plane) -> None:
     a = await store.create(volume())
-    plane.signal("etcd", signal.SIGSTOP)
+    plane.signal(DATABASE, signal.SIGSTOP)
     began = time.monotonic()
     with pytest.raises((Unavailable, DeadlineExceeded)):
         await store.update(resized(a, 2 << 30))
     assert time.monotonic() - began < 20
     assert await store.get(Volume, "vol-a") is not None
-    plane.signal("etcd", signal.SIGCONT)
+    plane.signal(DATABASE, signal.SIGCONT)
 
     async def writes_again() -> bool:
         found = await store.get(Volume, "vol-a")
@@ -110,9 +110,7 @@ async def test_a_database_that_stands_still(store: KubernetesStore, plane: Contr
     await until(writes_again, 40)
 
 
-async def test_a_version_that_is_forgotten_is_listed_again(
-    store: KubernetesStore, gate: Gate, plane: ControlPlane
-) -> None:
+async def test_a_version_that_is_forgotten_is_listed_again(store: KubernetesStore, gate: Gate, plane: Plane) -> None:
     await store.create(volume("stays"))
     await store.create(volume("goes"))
     watch = store.watch(Volume)
@@ -123,7 +121,7 @@ async def test_a_version_that_is_forgotten_is_listed_again(
             group.create_task(writer.create(volume(f"new{i}")))
     await writer.delete(Volume, "goes")
     await writer.close()
-    plane.kill("kube-apiserver")
+    plane.kill(API)
     plane.launch_apiserver()
     await asyncio.to_thread(plane.await_apiserver)
     await asyncio.to_thread(plane.compact)

@@ -20,14 +20,16 @@ from agent.model import (
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 
 from .conftest import until
-from .control_plane import CRDS, ControlPlane
+from .control_plane import CRDS
 from .gate import Gate, Rule
 from .objects import MERGE, VOLUMES, resized, volume
+from .plane import Plane
 
 RWO = (Attachment("n1", "nqn.1"), Attachment("n2", "nqn.2"))
 RWX = tuple(replace(each, access_mode=AccessMode.RWX) for each in RWO)
 
 
+@pytest.mark.apiserver("schemas")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -51,14 +53,12 @@ async def test_changes_that_are_refused(store: KubernetesStore, change: dict[str
     assert b.spec.attachments == RWX
 
 
-async def test_fields_of_a_newer_version(store: KubernetesStore, gate: Gate, plane: ControlPlane) -> None:
+async def test_fields_of_a_newer_version(store: KubernetesStore, gate: Gate, plane: Plane) -> None:
     a = await store.create(replace(volume(), spec=replace(volume().spec, attachments=RWX)))
     crd = yaml.safe_load((CRDS / "volumes.yaml").read_text())
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
     spec["colour"] = spec["attachments"]["items"]["properties"]["colour"] = {"type": "string"}
-    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumes.quarry.storage"
-    apply = f"{path}?fieldManager=tests&force=true"
-    await asyncio.to_thread(plane.request, "PATCH", apply, json.dumps(crd).encode(), "application/apply-patch+yaml")
+    await asyncio.to_thread(plane.serve, json.dumps(crd).encode())
     try:
 
         async def colour_is_kept() -> bool:
@@ -100,13 +100,17 @@ async def test_fields_of_a_newer_version(store: KubernetesStore, gate: Gate, pla
         await asyncio.to_thread(plane.install)
 
 
-async def test_without_permission_or_resources_it_says_so(gate: Gate, plane: ControlPlane, tmp_path: Path) -> None:
+async def test_without_resources_or_configuration_it_says_so(gate: Gate, tmp_path: Path) -> None:
     gate.rules = [Rule("GET", "/disks", status=404)]
     with pytest.raises(FailedPrecondition, match="kubectl apply -f k8s/crds"):
         await open_kubernetes(gate.kubeconfig)
+    with pytest.raises(FailedPrecondition, match="no usable configuration"):
+        await open_kubernetes(tmp_path / "absent")
+
+
+@pytest.mark.apiserver("tokens to refuse")
+async def test_a_token_that_is_refused(plane: Plane, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_text(json.dumps(plane.config("nobody")))
     with pytest.raises(Unavailable, match="credentials"):
         await open_kubernetes(other)
-    with pytest.raises(FailedPrecondition, match="no usable configuration"):
-        await open_kubernetes(tmp_path / "absent")
