@@ -1,4 +1,4 @@
-"""`make kube`: says what is here of a cluster, and runs tests/kube and tests/k8s on it.
+"""`make kube`: says what is here of a cluster, and runs what is tested on one.
 
 `python -m tests.kube [PYTEST ARGUMENTS]`. Ends with 1 where there is no API server.
 """
@@ -13,7 +13,7 @@ from tests.contract.targets import find_spdk_tgt
 
 from . import control_plane, sidecars
 
-FOLDERS = ["tests/kube", "tests/k8s"]
+FOLDERS = ["tests/unit/store", "tests/kube", "tests/k8s"]
 
 
 def main(argv: list[str]) -> int:

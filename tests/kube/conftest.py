@@ -7,7 +7,6 @@ It is a real one where there is one, else an emulator: the tests are the same, b
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -16,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
-from tests.emulator.emulator import emulator
 
 from . import control_plane, sidecars
 from .binder import binding
@@ -28,10 +26,9 @@ from .gated import GatedCluster
 from .installation import Installation
 from .installed import InstalledCluster
 from .plane import Plane
+from .planes import EMULATED, any_plane
 
 Opener = Callable[[], Awaitable[KubernetesStore]]
-
-EMULATED = os.environ.get("QUARRY_KUBERNETES") == "emulator" or bool(control_plane.missing())
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -42,7 +39,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope="package")
 def _plane() -> Iterator[Plane]:
-    with emulator() if EMULATED else control_plane.control_plane() as plane:
+    with any_plane() as plane:
         yield plane
 
 

@@ -16,8 +16,8 @@ from agent.store.kubernetes.store import open_kubernetes
 from agent.store.local import open_local
 from agent.store.watch import BUFFER_EVENTS
 from agent.store.writer import KEPT_CHANGES
-from tests.emulator.emulator import Emulator, emulator
-from tests.kube.control_plane import ControlPlane, control_plane
+from tests.kube.plane import Plane
+from tests.kube.planes import any_plane
 
 Opener = Callable[[], Awaitable[Store]]
 
@@ -27,36 +27,24 @@ PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Of the implementation under test. `at_once`: other handles' writes are seen by the next read.
-
-    `plane`: the fixture of the Kubernetes API it is on; empty: a file.
-    """
+    """Of the implementation under test. `at_once`: other handles' writes are seen by the next read."""
 
     at_once: bool
     buffer_events: int
     kept_changes: int
-    plane: str = ""
 
 
 LIMITS = {
     "local": Limits(True, BUFFER_EVENTS, KEPT_CHANGES),
     # Small: each write is a request to an API server.
-    "kubernetes": Limits(False, 128, 512, "plane"),
-    "emulator": Limits(False, 128, 512, "emulated"),
+    "kubernetes": Limits(False, 128, 512),
 }
 
 
 @pytest.fixture(scope="module")
-def plane() -> Iterator[ControlPlane]:
-    """A real kube-apiserver, one for all tests of a module."""
-    with control_plane() as plane:
-        yield plane
-
-
-@pytest.fixture(scope="module")
-def emulated() -> Iterator[Emulator]:
-    """An emulator of it."""
-    with emulator() as plane:
+def plane() -> Iterator[Plane]:
+    """A kube-apiserver, or an emulator of it; one for all tests of a module."""
+    with any_plane() as plane:
         yield plane
 
 
@@ -68,9 +56,9 @@ def limits(request: pytest.FixtureRequest) -> Limits:
 @pytest.fixture
 async def open_store(limits: Limits, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Opener]:
     """Opens one more handle on the same data, as another process would have. All are closed at the end."""
-    plane: ControlPlane | Emulator | None = None
-    if limits.plane:
-        plane = request.getfixturevalue(limits.plane)
+    plane: Plane | None = None
+    if limits is LIMITS["kubernetes"]:
+        plane = request.getfixturevalue("plane")
         await asyncio.to_thread(plane.clear)
     async with AsyncExitStack() as stack:
 
