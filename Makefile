@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup emulator demo test lint bench fuzz sanity kube lab e2e proto crds manifests clean
+.PHONY: help setup demo test lint bench fuzz sanity kube lab e2e proto crds manifests clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -14,10 +14,8 @@ setup: ## create .venv with everything the other targets need (PYTHON=... choose
 demo: setup ## watch one volume live: create, attach, mount, write, verify, expand, delete
 	@exec $(BIN)/quarry demo $(ARGS)
 
-emulator: setup
+test: setup lint ## lint, then all tests (ARGS="tests/unit -x" narrows)
 	@VENV=$(VENV) sh scripts/emulator.sh
-
-test: emulator lint ## lint, then all tests (ARGS="tests/unit -x" narrows)
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup ## ruff, mypy --strict, import layers
