@@ -22,14 +22,15 @@ from tests.kube.plane import Plane
 class Rule:
     """What happens to requests of `method` whose path holds `part`, `times` times.
 
-    `status` answers in the server's place, `before` runs first, `lose_answer` carries the request out and then cuts the
-    connection.
+    `status` and `body` answer in the server's place, `before` runs first, `lose_answer` carries the request out and
+    then cuts the connection.
     """
 
     method: str
     part: str = ""
     times: int = 1_000_000
     status: int = 0
+    body: dict[str, Any] = field(default_factory=lambda: {"kind": "Status", "message": "the gate says no"})
     headers: dict[str, str] = field(default_factory=dict)
     lose_answer: bool = False
     before: Callable[[], Awaitable[None]] | None = None
@@ -102,9 +103,7 @@ class Gate:
         if self.is_shut:
             return self._hang_up(request)
         if rule is not None and rule.status:
-            return web.json_response(
-                {"kind": "Status", "message": "the gate says no"}, status=rule.status, headers=rule.headers
-            )
+            return web.json_response(rule.body, status=rule.status, headers=rule.headers)
         try:
             return await self._forward(request, lose=rule is not None and rule.lose_answer)
         except (aiohttp.ClientError, TimeoutError):

@@ -1,4 +1,4 @@
-"""The store of a cluster: what schemas refuse, fields of newer versions, an API without our resources."""
+"""The store of a cluster: what is refused, fields of newer versions, an API without our resources."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from agent.errors import Conflict, FailedPrecondition, InvalidArgument, Unavailable
+from agent.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, QuarryError, Unavailable
 from agent.model import (
     AccessMode,
     Attachment,
@@ -51,6 +52,40 @@ async def test_changes_that_are_refused(store: KubernetesStore, change: dict[str
     assert await store.get(Volume, "vol-a") == a
     b = await store.update(replace(a, spec=replace(a.spec, attachments=RWX)))
     assert b.spec.attachments == RWX
+
+
+INVALID = {
+    "kind": "Status",
+    "message": 'Volume.quarry.storage "vol-a" is invalid: spec.tier: Invalid value: tier cannot be changed',
+    "reason": "Invalid",
+    "details": {"name": "vol-a", "causes": [{"reason": "FieldValueInvalid", "field": "spec.tier"}]},
+}
+"""What a kube-apiserver of version 1.36 says, as far as it is read."""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "says"),
+    [
+        (422, INVALID, InvalidArgument, "^spec.tier: .*tier cannot be changed"),
+        (400, {}, InvalidArgument, "Volume 'vol-a'"),
+        (413, {}, InvalidArgument, "Volume 'vol-a'"),
+        (401, {}, Unavailable, "credentials"),
+        (403, {"message": 'volumes "vol-a" is forbidden'}, FailedPrecondition, 'roles in k8s/: volumes "vol-a"'),
+        (404, {}, NotFound, "vol-a"),
+        (409, {"reason": "Conflict"}, Conflict, "vol-a"),
+        (500, {"message": "etcdserver: no leader"}, Unavailable, "answered 500: etcdserver: no leader"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+async def test_what_a_refusal_becomes(
+    store: KubernetesStore, gate: Gate, status: int, body: dict[str, Any], error: type[QuarryError], says: str
+) -> None:
+    a = await store.create(volume())
+    gate.rules = [Rule("PATCH", times=1, status=status, body=body)]
+    with pytest.raises(error, match=says):
+        await store.update(resized(a, 2 << 30))
+    assert await store.get(Volume, "vol-a") == a
+    assert (await store.update(resized(a, 2 << 30))).spec.size_bytes == 2 << 30
 
 
 async def test_fields_of_a_newer_version(store: KubernetesStore, gate: Gate, plane: Plane) -> None:
