@@ -1,4 +1,4 @@
-"""The emulator and the bridge before it, as processes; what they are made of is fetched by Maven once."""
+"""The emulator and the bridge before it, as processes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.kube.plane import API, DATABASE, kubeconfig
 
 HERE = Path(__file__).parent
 JARS = Path(sys.prefix) / "share" / "kubernetes-emulator"
-"""In the virtual environment: `make clean` removes them."""
+"""In the virtual environment, by scripts/emulator.sh."""
 
-START_TIMEOUT_S, FETCH_TIMEOUT_S = 60.0, 240.0
+START_TIMEOUT_S = 60.0
 PATHS = tuple(
     f"/apis/quarry.storage/v1alpha1/{file.stem}" for file in (HERE.parents[1] / "k8s" / "crds").glob("*.yaml")
 )
@@ -35,16 +35,15 @@ def missing() -> str:
     """Why there is no emulator here; "" when it can be started."""
     if shutil.which("java") is None:
         return "no java for the emulator of the Kubernetes API (docs/testing.md)"
-    if not JARS.exists() and shutil.which("mvn") is None:
-        return "no mvn to fetch the emulator of the Kubernetes API (docs/testing.md)"
+    if not JARS.exists():
+        return "no emulator of the Kubernetes API (sh scripts/emulator.sh)"
     return ""
 
 
 @contextmanager
 def emulator() -> Iterator[Emulator]:
     """One that runs. Skips the test, saying why, where there cannot be one."""
-    why = missing() or _fetch()
-    if why:
+    if why := missing():
         pytest.skip(why)
     made = Emulator()
     try:
@@ -52,25 +51,6 @@ def emulator() -> Iterator[Emulator]:
         yield made
     finally:
         made.stop()
-
-
-def _fetch() -> str:
-    """Why the emulator could not be fetched; "" when it is here."""
-    if JARS.exists():
-        return ""
-    draft = JARS.with_name("kubernetes-emulator.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    argv = ["mvn", "-q", "-B", "-f", str(HERE / "pom.xml"), "dependency:copy-dependencies"]
-    try:
-        done = subprocess.run(
-            [*argv, f"-DoutputDirectory={draft}"], capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"mvn did not fetch the emulator of the Kubernetes API in {FETCH_TIMEOUT_S:g} s"
-    if done.returncode != 0:
-        return f"mvn cannot fetch the emulator of the Kubernetes API: {(done.stdout + done.stderr)[-500:]}"
-    draft.rename(JARS)
-    return ""
 
 
 class Emulator:
