@@ -13,6 +13,7 @@ from agent.model import (
     Volume,
 )
 from agent.store.interface import EventType
+from agent.store.kubernetes.leases import Holder, Leases
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 
 from .conftest import until
@@ -28,6 +29,16 @@ async def test_told_to_come_later_it_comes_later(store: KubernetesStore, gate: G
     assert len(made) == 3
     assert time.monotonic() - began >= 1.0
     assert gate.writes().count("POST") == 6
+
+
+async def test_an_api_that_knows_no_roles_yet_is_waited_for(store: KubernetesStore, gate: Gate) -> None:
+    """As one that has just started."""
+    gate.rules = [Rule("GET", "/leases", times=2, status=403)]
+    lease = Holder(Leases(store.connection, "default"), "test-outages", "me", lease_s=10, renew_s=0.2)
+    await asyncio.wait_for(lease.acquire(), 10)
+    assert lease.holds
+    assert gate.rules[0].met == 2
+    await lease.release()
 
 
 @pytest.mark.parametrize("operation", ["create", "update", "delete"])

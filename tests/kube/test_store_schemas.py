@@ -70,7 +70,7 @@ INVALID = {
         (400, {}, InvalidArgument, "Volume 'vol-a'"),
         (413, {}, InvalidArgument, "Volume 'vol-a'"),
         (401, {}, Unavailable, "credentials"),
-        (403, {"message": 'volumes "vol-a" is forbidden'}, FailedPrecondition, 'roles in k8s/: volumes "vol-a"'),
+        (403, {"message": 'volumes "vol-a" is forbidden'}, Unavailable, 'roles in k8s/: volumes "vol-a"'),
         (404, {}, NotFound, "vol-a"),
         (409, {"reason": "Conflict"}, Conflict, "vol-a"),
         (500, {"message": "etcdserver: no leader"}, Unavailable, "answered 500: etcdserver: no leader"),

@@ -11,7 +11,6 @@ import msgspec
 from agent.errors import (
     AlreadyExists,
     Conflict,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     QuarryError,
@@ -47,7 +46,8 @@ def refusal(status: int, text: bytes, asked: Asked) -> QuarryError:
     if status == 410:
         return Expired(message)
     if status == 403:
-        return FailedPrecondition(f"the cluster does not allow it, see the roles in k8s/: {message}")
+        # Not for good: an API server that has just started knows no roles for a moment.
+        return Unavailable(f"the cluster does not allow it, see the roles in k8s/: {message}")
     if status == 401:
         return Unavailable(f"the cluster does not accept our credentials: {message}")
     return Unavailable(f"the Kubernetes API answered {status}: {message}")
