@@ -10,7 +10,7 @@ wanted=tests/emulator/pom.xml
 without="tests of a cluster are skipped"
 
 PATH="${KUBEBUILDER_ASSETS:+$KUBEBUILDER_ASSETS:}$PATH"
-have kube-apiserver && [ "${QUARRY_KUBERNETES:-}" != emulator ] && exit 0
+have kube-apiserver && have etcd && have openssl && [ "${QUARRY_KUBERNETES:-}" != emulator ] && exit 0
 fetched() { cmp -s "$wanted" "$jars/pom.xml"; }
 
 packages=""

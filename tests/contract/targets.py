@@ -29,7 +29,7 @@ SMALL_CONFIG = {
     "subsystems": [{"subsystem": "iscsi", "config": [{"method": "iscsi_set_options", "params": SMALL_ISCSI}]}]
 }
 
-_DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 """Even when the test run itself is killed; setpriv becomes the target by exec, so the pid is the target's.
 
 The signal comes when the thread that started the target ends: start it from the main thread only.
@@ -78,7 +78,7 @@ class Target:
             self.socket_path.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_DIE_WITH_US, *self._argv()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*DIE_WITH_US, *self._argv()], stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._accepts():

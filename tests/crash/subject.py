@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 import grpc
 
 from agent.csi.client import CallFailed, CsiClient
-from tests.contract.targets import ADDRESS, Target, free_port
+from tests.contract.targets import ADDRESS, DIE_WITH_US, Target, free_port
 
 from .gate import Gate
 from .machine import NODE, REPEAT
@@ -58,8 +57,7 @@ class Subject:
     def start(self) -> None:
         """Start target and launcher; the agent comes with `start_agent`."""
         self.target.start()
-        guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-        argv = [*guard, sys.executable, "-m", "tests.crash.launcher", str(self.folder / "wire")]
+        argv = [*DIE_WITH_US, sys.executable, "-m", "tests.crash.launcher", str(self.folder / "wire")]
         argv += [str(self.state_dir / "node"), str(self.pods)]
         with (self.folder / "launcher.log").open("ab") as log:
             self._launcher = subprocess.Popen(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -16,7 +15,7 @@ import pytest
 from agent.config import Settings, load_settings
 from agent.csi.client import CsiClient
 from agent.daemon import Standalone
-from tests.contract.targets import Target, find_spdk_tgt
+from tests.contract.targets import Target, find_spdk_tgt, free_port
 
 NODE = "node-a"
 
@@ -65,7 +64,7 @@ async def _machine(spdk_socket: Path | None) -> AsyncIterator[Machine]:
         state_dir=folder / "state",
         csi_endpoint=endpoint,
         spdk_socket=spdk_socket,
-        nvmf_port=_free_port(),
+        nvmf_port=free_port(),
         file_disks=tuple(f"{folder}/{tier}.img:2GiB:{tier}" for tier in ("nvme", "ssd", "hdd")),
         mount_roots=(folder / "pods",),
         max_volumes_per_node=8,
@@ -78,13 +77,6 @@ async def _machine(spdk_socket: Path | None) -> AsyncIterator[Machine]:
     finally:
         left = _sweep(folder)
     assert not left, f"left behind: {left}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _sweep(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from agent.csi.client import CallFailed, CsiClient
 from agent.errors import Conflict
 from agent.model import Disk
 from agent.store.local import LocalStore, open_local
-from tests.contract.targets import Target, find_spdk_tgt, free_port
+from tests.contract.targets import DIE_WITH_US, Target, find_spdk_tgt, free_port
 from tests.disks import loops
 from tests.disks.loops import LoopDisk
 
@@ -84,9 +84,8 @@ class Node:
 
     async def start(self) -> None:
         """Start the agent; returns when it serves."""
-        guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
         with self._log.open("ab") as log:
-            argv = [*guard, sys.executable, "-m", "agent.cli.main", *self._argv]
+            argv = [*DIE_WITH_US, sys.executable, "-m", "agent.cli.main", *self._argv]
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)  # noqa: ASYNC220
         deadline = time.monotonic() + 30
         while not await self._serves():

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.contract.targets import free_port
+from tests.contract.targets import DIE_WITH_US, free_port
 from tests.kube.plane import API, DATABASE, kubeconfig
 
 HERE = Path(__file__).parent
@@ -161,10 +161,9 @@ class Emulator:
         return self._folder / "log"
 
     def _run(self, program: str, argv: list[str], stdout: int | None = None) -> None:
-        guard = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
         with self._log.open("ab") as log:
             self._processes[program] = subprocess.Popen(
-                [*guard, *argv], stdin=subprocess.PIPE, stdout=stdout or log, stderr=log, cwd=self._folder
+                [*DIE_WITH_US, *argv], stdin=subprocess.PIPE, stdout=stdout or log, stderr=log, cwd=self._folder
             )
 
     def request(self, method: str, path: str, body: Any = None, content: str = "") -> Any:

@@ -20,7 +20,7 @@ import grpc
 
 from agent.csi.client import CallFailed, CsiClient
 from agent.nvmf import initiator
-from tests.contract.targets import Target, free_port
+from tests.contract.targets import DIE_WITH_US, Target, free_port
 
 from .gate import Gate
 
@@ -30,7 +30,6 @@ PATIENCE_S = 60.0
 CALL_S = 10.0
 MIB = 1 << 20
 
-_GUARD = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 AGAIN = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.ABORTED,
@@ -107,7 +106,7 @@ class Cluster:
     def _run(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
         with self._log(name).open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*_GUARD, *argv], stdout=log, stderr=log, env={**os.environ, **environment}
+                [*DIE_WITH_US, *argv], stdout=log, stderr=log, env={**os.environ, **environment}
             )
 
     def kill(self, name: str) -> None:

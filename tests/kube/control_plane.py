@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -22,6 +21,8 @@ from urllib.parse import quote
 import pytest
 import yaml
 
+from tests.contract.targets import DIE_WITH_US, free_port
+
 from .plane import API, DATABASE, kubeconfig
 
 START_TIMEOUT_S = 60.0
@@ -30,9 +31,6 @@ PROGRAMS = (API, DATABASE, "openssl")
 CONTROLLER_MANAGER = "kube-controller-manager"
 ADMIN_TOKEN = "admin-of-the-tests"
 CRDS = Path(__file__).parents[2] / "k8s" / "crds"
-
-_DIE_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
-"""Even when the test run itself is killed. The signal comes when the thread that started them ends."""
 
 
 def find(program: str) -> str | None:
@@ -51,12 +49,6 @@ def missing() -> str:
 def _path(definition: bytes) -> str:
     name = yaml.safe_load(definition)["metadata"]["name"]
     return f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -84,12 +76,12 @@ class ControlPlane:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="qk-"))
         self.address = address
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.url = f"https://{address}:{self.port}"
         self._users = {ADMIN_TOKEN: ("admin", "system:masters"), **users}
         self.kubeconfig = self.folder / "kubeconfig"
         self.ca = self.folder / "certs" / "apiserver.crt"
-        self._etcd_ports = (_free_port(), _free_port())
+        self._etcd_ports = (free_port(), free_port())
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -118,7 +110,7 @@ class ControlPlane:
         )
 
     def launch_apiserver(self) -> None:
-        """To be called in the main thread (see _DIE_WITH_US)."""
+        """To be called in the main thread (see DIE_WITH_US)."""
         self._start(
             API,
             f"--etcd-servers=http://127.0.0.1:{self._etcd_ports[0]}",
@@ -158,7 +150,7 @@ class ControlPlane:
 
     def _start(self, program: str, *arguments: str) -> None:
         with (self.folder / f"{program}.log").open("ab") as log:
-            argv = [*_DIE_WITH_US, find(program) or program, *arguments]
+            argv = [*DIE_WITH_US, find(program) or program, *arguments]
             self._processes[program] = subprocess.Popen(argv, stdout=log, stderr=log, cwd=self.folder)
 
     def _until(self, done: Any, says: str) -> None:
@@ -208,8 +200,9 @@ class ControlPlane:
     def install(self) -> None:
         """Applies the custom resources and waits until they are served."""
         for file in sorted(CRDS.glob("*.yaml")):
-            self.serve(file.read_bytes())
-            path = _path(file.read_bytes())
+            definition = file.read_bytes()
+            self.serve(definition)
+            path = _path(definition)
             self._until(lambda path=path: self._is_established(path), f"{file.stem} are not served")
 
     def serve(self, definition: bytes) -> None:

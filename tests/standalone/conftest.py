@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent.config import Settings, load_settings
+from tests.contract.targets import free_port
 from tests.crash.conftest import machine
 
 __all__ = ["machine"]
@@ -32,16 +32,9 @@ def settings(folder: Path) -> Callable[..., Settings]:
             node_name="node-a",
             state_dir=folder / "state",
             csi_endpoint=f"unix://{folder}/csi.sock",
-            nvmf_port=_free_port(),
+            nvmf_port=free_port(),
             file_disks=file_disks,
             **more,
         )
 
     return make
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from agent.spdk.embedded.bdev import Bdev
 from agent.spdk.embedded.nvmf.settings import TransportSettings
 from agent.spdk.embedded.nvmf.subsystem import Address, Namespace, Subsystem, SubsystemOptions
 from agent.spdk.embedded.nvmf.target import Target
+from tests.contract.targets import free_port
 
 NQN = "nqn.2026-11.storage.quarry:vol:test"
 HOST = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555"
@@ -51,12 +51,6 @@ class MemoryBdev(Bdev):
 
     def resize(self, num_blocks: int) -> None:
         self.content.extend(bytes((num_blocks - self.num_blocks) * self.block_size))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Exported:

@@ -15,8 +15,9 @@ from agent.nvmf.identify import AnaState
 from agent.spdk.embedded.bdev import BdevEvent, BdevRegistry, IoFailure
 from agent.spdk.embedded.nvmf import register
 from agent.spdk.embedded.rpc import Methods, RpcFault
+from tests.contract.targets import free_port
 
-from .memory import HOST, MIB, NQN, OTHER, Exported, MemoryBdev, exported, expose, free_port
+from .memory import HOST, MIB, NQN, OTHER, Exported, MemoryBdev, exported, expose
 from .waiting import until
 
 

@@ -19,8 +19,9 @@ from agent.nvmf.probe import probe
 from agent.nvmf.status import Status
 from agent.spdk.embedded.nvmf.settings import TransportSettings
 from agent.spdk.embedded.nvmf.subsystem import SubsystemOptions
+from tests.contract.targets import free_port
 
-from .memory import HOST, MIB, NQN, OTHER, MemoryBdev, exported, expose, free_port
+from .memory import HOST, MIB, NQN, OTHER, MemoryBdev, exported, expose
 from .waiting import until
 
 EVERY_DIGEST = [Digests(header, data) for header in (False, True) for data in (False, True)]

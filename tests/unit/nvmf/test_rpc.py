@@ -16,8 +16,9 @@ from agent.spdk.embedded.bdev import BdevRegistry, ClaimType
 from agent.spdk.embedded.nvmf import register
 from agent.spdk.embedded.nvmf.nqn import is_valid
 from agent.spdk.embedded.rpc import Methods, RpcFault
+from tests.contract.targets import free_port
 
-from .memory import HOST, NQN, MemoryBdev, free_port
+from .memory import HOST, NQN, MemoryBdev
 
 TRANSCRIPT = Path("/work/shared/spdk/transcript.jsonl")
 RECORDED_LVOL = "a34cdacd-9f49-4292-8b2c-862211b0c98a"
