@@ -54,6 +54,49 @@ def test_the_exit_codes_are_documented_as_they_are() -> None:
     assert documented == set(ExitCode)
 
 
+# Nothing but the engine in agent/tasks may begin a task that nobody waits for. These begin one that somebody does.
+AWAITED_TASKS = {
+    "cli/demo/data.py": "the demo waits for its load",
+    "cli/demo/run.py": "the demo waits for its story and its undoing",
+    "daemon/controller.py": "the role ends with it, and says why",
+    "daemon/node.py": "the role ends with it, and says why",
+    "daemon/signals.py": "`either` waits for it",
+    "daemon/target_side.py": "bindings: `noticed`",
+    "disks/watch.py": "a TaskGroup; whatever ends it ends `Watch.run`, which is kept",
+    "host/freeze.py": "`Freeze.end` waits for it",
+    "host/journal.py": "waited for to its end",
+    "host/process.py": "`Process.wait` waits for it, and `noticed`",
+    "nvmf/initiator.py": "`noticed`",
+    "nvmf/queue.py": "whatever ends it closes the queue, which everybody who waits hears of",
+    "spdk/embedded/lvs/journal.py": "`commit` waits for it",
+    "spdk/embedded/lvs/manager.py": "`noticed`",
+    "spdk/embedded/lvs/store.py": "`noticed`",
+    "spdk/embedded/main.py": "a TaskGroup that is waited for",
+    "spdk/embedded/nvmf/connection.py": "one command: whatever ends it is answered",
+    "spdk/embedded/nvmf/remote.py": "`noticed`",
+    "spdk/embedded/raid.py": "`noticed`",
+    "spdk/embedded/server.py": "one call: whatever ends it is answered",
+    "spdk/supervision.py": "waited for to its end",
+    "volumes/bringup.py": "a TaskGroup that is waited for",
+    "volumes/operations.py": "its caller waits for it, else `noticed`",
+    "volumes/reconcile.py": "waited for, one after the other",
+    "volumes/stillness.py": "the pause ends with it, and logs what ended it",
+}
+
+
+def test_no_task_is_begun_that_may_end_unnoticed() -> None:
+    begun = set[str]()
+    for path in sources():
+        name = path.relative_to(ROOT / "agent").as_posix()
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        names = {each.attr if isinstance(each, ast.Attribute) else getattr(each, "id", "") for each in calls}
+        if names & {"create_task", "ensure_future", "Thread"} and not name.startswith("tasks/"):
+            begun.add(name)
+    threads = {"store/writer.py"}  # its outermost loop counts what it meets, and answers everybody who waits
+    assert begun - AWAITED_TASKS.keys() - threads == set()
+    assert AWAITED_TASKS.keys() - begun == set(), "begins no task any more: take it off the list"
+
+
 def test_every_folder_of_code_is_a_package_so_that_a_wheel_has_it() -> None:
     folders = {path.parent for path in (ROOT / "agent").rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from agent.config import Settings
-from agent.daemon.target_side import end
 from agent.store.kubernetes.events import Recorder
 from agent.store.kubernetes.store import KubernetesStore
+from agent.tasks.background import Background
 from agent.volumes.news import TellingStore
 
 LEADER = "quarry-controller"
@@ -25,7 +24,9 @@ _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 def with_events(store: KubernetesStore, role: str, instance: str, closers: AsyncExitStack) -> TellingStore:
     """`store`; what is news in a write to it becomes an event of its object, until `closers` are closed."""
     recorder = Recorder(store.connection, store.uid_of, f"quarry-{role}", instance)
-    closers.push_async_callback(end, asyncio.create_task(recorder.run(), name="events"))
+    telling = Background()
+    telling.keep("events", recorder.run)
+    closers.push_async_callback(telling.stop)
     return TellingStore(store, lambda of, news: recorder.tell(of, news.reason, news.message, news.is_warning))
 
 

@@ -18,8 +18,9 @@ from agent.diag.parts import Parts
 from agent.errors import Unavailable
 from agent.model import TargetState, Volume
 from agent.store.fenced import FencedStore
-from agent.store.kubernetes.leases import Heartbeats, Holder, Leases
+from agent.store.kubernetes.leases import HEARTBEATS_LOOK_S, Heartbeats, Holder, Leases
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
+from agent.tasks.background import Background
 from agent.volumes.fleet import Fleet
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.lineage import Lineage
@@ -94,7 +95,9 @@ class Controller:
     async def _begin(self) -> None:
         """Count everything there is, then answer."""
         await self._heartbeats.look()
-        self._closers.push_async_callback(end, asyncio.create_task(self._heartbeats.run(), name="heartbeats"))
+        looking = Background()
+        looking.every("heartbeats", HEARTBEATS_LOOK_S, self._heartbeats.look_again)
+        self._closers.push_async_callback(looking.stop)
         await self._fleet.start()
         await self.volumes.start()
         self._counted = True

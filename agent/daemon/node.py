@@ -16,7 +16,7 @@ from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
-from agent.errors import Conflict, FailedPrecondition, QuarryError
+from agent.errors import Conflict, FailedPrecondition
 from agent.host import ublk
 from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState, Volume
 from agent.store.interface import Store
@@ -68,10 +68,10 @@ class NodeAgent(TargetSide):
         await self.rpc.start()
         settling.start()
         self._closers.push_async_callback(settling.stop)
-        telling = asyncio.create_task(self._tell_target_state(store), name="target-state")
-        self._closers.push_async_callback(end, telling)
+        self._background.every("target-state", _TOLD_EVERY_S, lambda: self._tell_target_state(store))
+        self._background.once("thaw", self.node.thaw_leftovers)
+        self._closers.push_async_callback(self._background.stop)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
-        self._closers.push_async_callback(end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
         await self._serve_http(cluster, core, server)
         await self.node.release_leftovers(await store.list(Volume))
         await server.start()
@@ -152,18 +152,16 @@ class NodeAgent(TargetSide):
 
     async def _tell_target_state(self, store: Store) -> None:
         """Write down how the target is when that changes: nothing is placed where it does not serve."""
-        while True:
-            await asyncio.sleep(_TOLD_EVERY_S)
-            try:
-                known = await store.get(StorageNode, self.settings.node_name)
-                if known is None:
-                    await self._register_node(store)
-                    continue
-                told = replace(known.status, target_state=self.keeper.state, target_version=self.keeper.version)
-                if told != known.status:
-                    await store.update(replace(known, status=replace(told, last_heartbeat=time.time())))
-            except QuarryError as error:
-                log.info("the state of the target could not be told: %s", error)
+        try:
+            known = await store.get(StorageNode, self.settings.node_name)
+            if known is None:
+                await self._register_node(store)
+                return
+            told = replace(known.status, target_state=self.keeper.state, target_version=self.keeper.version)
+            if told != known.status:
+                await store.update(replace(known, status=replace(told, last_heartbeat=time.time())))
+        except Conflict as error:
+            log.info("the state of the target is told with the next look: %s", error)
 
     async def _serve_http(self, store: KubernetesStore, core: Core, server: CsiServer) -> None:
         parts = Parts(

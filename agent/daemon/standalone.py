@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import uuid
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.csi.server import CsiServer, build_server
-from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
+from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
 from agent.errors import FailedPrecondition
@@ -70,7 +69,8 @@ class Standalone(TargetSide):
         await self.rpc.start()
         server = build_server(self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
-        self._closers.push_async_callback(end, asyncio.create_task(self.node.thaw_leftovers(), name="thaw"))
+        self._background.once("thaw", self.node.thaw_leftovers)
+        self._closers.push_async_callback(self._background.stop)
         await self._serve_http(store, server, core.ledger, lineage)
         await self.volumes.start()
         await self.node.release_leftovers(await self.volumes.list())

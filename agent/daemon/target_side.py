@@ -28,6 +28,7 @@ from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
 from agent.store.interface import Store
+from agent.tasks.background import Background, noticed
 from agent.volumes import access
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.disk_driver import DiskDrivers
@@ -67,6 +68,7 @@ class TargetSide:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._closers = contextlib.AsyncExitStack()
+        self._background = Background()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -163,7 +165,9 @@ class TargetSide:
         binder = Binder(settings.state_dir / FOLDER, watch.inventory)
         watch.inventory.away = lambda: away(binder.bindings())
         recovery = Recovery(binder, watch.discovered)
-        self._closers.push_async_callback(end, asyncio.create_task(recovery.run(), name="bindings"))
+        bringing = asyncio.create_task(recovery.run(), name="bindings")
+        noticed("bindings", bringing)  # not begun again: from its end on disks are in use
+        self._closers.push_async_callback(end, bringing)
         kernel = KernelAccess(self.rpc, watch, embedded=embedded)
         userspace = UserspaceAccess(self.rpc, binder, recovery.done, embedded=embedded)
         self._closers.callback(kernel.close)

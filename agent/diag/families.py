@@ -15,6 +15,7 @@ from agent.diag.volume_io import Reading, VolumeIo
 from agent.model import Disk, Snapshot, TargetState, Volume
 from agent.spdk.client import Client
 from agent.tally import Key, Tally
+from agent.tasks.failures import FAILURES
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.disk_records import HEALTH, failing
 from agent.volumes.placement import Ledger
@@ -66,6 +67,14 @@ def _agent(parts: Parts, facts: Facts) -> Iterator[Metric]:
     for (kind, operation), count in sorted(dict(parts.store_writes).items()):
         writes.add_metric([kind, operation.lower()], count)
     yield writes
+    failures = CounterMetricFamily(
+        "quarry_background_failures",
+        "Times that work in the background failed or ended; it is begun again after a pause, as the log says.",
+        labels=["task"],
+    )
+    for task, count in sorted(dict(FAILURES.counts).items()):
+        failures.add_metric([task], count)
+    yield failures
     requests = CounterMetricFamily(
         "quarry_kubernetes_requests", "Requests sent to the Kubernetes API.", labels=["kind", "verb"]
     )

@@ -10,6 +10,7 @@ from agent.model import Disk, Snapshot, StorageNode, TargetState, Volume
 from agent.spdk.client import Client
 from agent.store.interface import Store
 from agent.tally import Tally
+from agent.tasks.failures import FAILURES
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.conditions import VolumeCondition
 from agent.volumes.lineage import Lineage
@@ -68,4 +69,5 @@ class Parts:
             found.append(Reason("target", f"the target is {self.keeper.state}{why}"))
         if not self.is_serving():
             found.append(Reason("csi", "CSI is not served (yet)"))
+        found += [Reason(task, f"it fails again and again: {why}") for task, why in FAILURES.failing().items()]
         return [*found, *self.more_reasons()]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from agent.disks.inventory import Change, Inventory
 from agent.disks.source import Event, Source, Usage
 from agent.errors import QuarryError
+from agent.tasks.failures import FAILURES
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,11 @@ class Watch:
         except (QuarryError, OSError) as error:
             # The next comparison tries again, since the device is still not known as it is.
             log.error("disk %s could not be looked at: %s", name, error)
-        self._looking.discard(name)
+        except Exception:  # a defect that one device meets must not keep all others from being followed
+            FAILURES.counts["disks-look"] += 1
+            log.exception("disk %s could not be looked at", name)
+        finally:
+            self._looking.discard(name)
         if name in self._dirty:
             self._wake.set()
         if changes:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable, shorten
 from agent.host.child import Child
 from agent.host.pipe import Pipe
+from agent.tasks.background import noticed
 
 MAX_OUTPUT_BYTES = 4 << 20
 """A program that prints more than this on stdout is killed; of stderr the last `MAX_STDERR_BYTES` are kept."""
@@ -102,6 +103,7 @@ class Process:
         self.pid = process.pid
         self._process = process
         self._watch = asyncio.create_task(self._follow(output), name=f"process {argv[0]} {process.pid}")
+        noticed("child-output", self._watch)
 
     @property
     def returncode(self) -> int | None:

@@ -23,6 +23,7 @@ from agent.nvmf.failure import CommandError
 from agent.nvmf.identify import AnaState, IdentifyController, IdentifyNamespace, OptionalEvents
 from agent.nvmf.pdu import NO_DIGESTS, Digests
 from agent.nvmf.queue import Buffer, Queue, open_queue
+from agent.tasks.background import noticed
 
 log = logging.getLogger(__name__)
 
@@ -256,9 +257,15 @@ class Controller:
             await self._open_io(connect_io)
             wanted = self.info.events & (OptionalEvents.NAMESPACE_ATTRIBUTE | OptionalEvents.ANA_CHANGE)
             await self.admin.set_feature(Feature.ASYNC_EVENT_CONFIGURATION, wanted)
-        self._tasks.append(asyncio.create_task(self._listen(), name="nvme-tcp events"))
+        self._begin("nvme-tcp-events", self._listen())
         if self._options.keep_alive_s and self.info.keep_alive_granularity:
-            self._tasks.append(asyncio.create_task(self._keep_alive(), name="nvme-tcp keep alive"))
+            self._begin("nvme-tcp-keep-alive", self._keep_alive())
+
+    def _begin(self, what: str, work: Coroutine[Any, Any, None]) -> None:
+        """Until the association is over."""
+        task = asyncio.create_task(work, name=what)
+        noticed(what, task)
+        self._tasks.append(task)
 
     async def _open_io(self, connect_io: Callable[[int], ConnectData]) -> None:
         wanted = self._options.io_queues - 1

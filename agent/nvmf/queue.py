@@ -13,6 +13,7 @@ from agent.nvmf import pdu as pdus
 from agent.nvmf.command import CQE_BYTES, SGL_IN_CAPSULE, Command, Completion
 from agent.nvmf.failure import ConnectionLost
 from agent.nvmf.pdu import Digests, FatalError, Initialization, Pdu, PduFlag, PduType, ProtocolError, Transfer
+from agent.tasks.failures import FAILURES
 
 log = logging.getLogger(__name__)
 
@@ -165,6 +166,10 @@ class Queue:
             lost.__cause__ = error
             self.close(lost)
         except (OSError, ConnectionLost) as error:
+            self.close(error)
+        except Exception as error:  # a defect: whoever waits for an answer must hear that none comes
+            FAILURES.counts["nvme-tcp-queue"] += 1
+            log.exception("reading from the controller failed")
             self.close(error)
 
     def _dispatch(self, pdu: Pdu) -> None:

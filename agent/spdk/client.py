@@ -26,6 +26,7 @@ from agent.errors import (
 )
 from agent.spdk.connection import Connection
 from agent.tally import Tally
+from agent.tasks.background import Background
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,8 @@ class Client:
         self._listeners: list[Callable[[bool], None]] = []
         self._up = asyncio.Event()
         self._down = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(pause_s=reconnect_min_s, pause_max_s=reconnect_max_s)
+        self._started = False
         self._closed = False
         self._trouble: OSError | None = None
 
@@ -93,17 +95,14 @@ class Client:
         """Begin connecting in the background. Returns at once; `wait_connected` waits."""
         if self._closed:
             raise TransportClosed(f"the client of {self.socket_path} is closed")
-        if self._task is None:
-            self._task = asyncio.create_task(self._keep_connected(), name=f"spdk-client {self.socket_path}")
+        if not self._started:
+            self._started = True
+            self._background.keep("spdk-client", self._keep_connected)
 
     async def close(self) -> None:
         """End the connection and all waiting calls (TransportClosed). Idempotent."""
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._background.stop()
         if self._connection is not None:
             self._connection.close("this client was closed")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.errors import QuarryError
 from agent.host.process import Process, spawn
+from agent.tasks.background import Background
 
 log = logging.getLogger(__name__)
 output = logging.getLogger("agent.target")
@@ -47,7 +48,7 @@ class EmbeddedTarget:
         self._restart_max_s = restart_max_s
         self._grace_s = grace_s
         self._process: Process | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background(pause_s=restart_min_s, pause_max_s=restart_max_s)
 
     @property
     def pid(self) -> int | None:
@@ -57,17 +58,13 @@ class EmbeddedTarget:
 
     async def start(self) -> None:
         """Start the child and begin watching it. Raises what `spawn` raises when it cannot be started at all."""
-        if self._task is None:
+        if self._process is None:
             self._process = await spawn(self._argv, log=output)
-            self._task = asyncio.create_task(self._keep_running(self._process), name="embedded target")
+            self._background.keep("embedded-target", self._keep_running)
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL when it takes too long; returns when the child is gone. Idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        await self._background.stop()
         if self._process is not None:
             await self._process.terminate(self._grace_s)
             self._process = None
@@ -79,19 +76,19 @@ class EmbeddedTarget:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
-    async def _keep_running(self, process: Process) -> None:
+    async def _keep_running(self) -> None:
         loop = asyncio.get_running_loop()
         delay_s = self._restart_min_s
-        while True:
+        while (process := self._process) is not None:
             started = loop.time()
             code = await process.wait()
             if loop.time() - started >= _STEADY_S:
                 delay_s = self._restart_min_s
             log.warning("the embedded target ended; starting it again", extra={"code": code, "delay_s": delay_s})
-            process = await self._start_again(delay_s)
+            await self._start_again(delay_s)
             delay_s = min(delay_s * 2, self._restart_max_s)
 
-    async def _start_again(self, delay_s: float) -> Process:
+    async def _start_again(self, delay_s: float) -> None:
         while True:
             await asyncio.sleep(delay_s)
             try:
@@ -101,7 +98,7 @@ class EmbeddedTarget:
                 delay_s = min(delay_s * 2, self._restart_max_s)
                 continue
             self.restarts += 1
-            return self._process
+            return
 
     async def _spawn_to_end(self) -> Process:
         """`spawn`, not to be interrupted between the child's start and our knowing it."""

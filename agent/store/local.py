@@ -7,7 +7,6 @@ Writes go to the writer thread. Watches hear of our own writes at once and of ot
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from agent.store.interface import Event, EventType, R
 from agent.store.mirror import Change, Mirror
 from agent.store.watch import Watcher
 from agent.store.writer import Outcome, Write, Writer
+from agent.tasks.background import Background
 
 POLL_S = 0.05
 """Seconds between looks for other processes' writes while somebody watches; a look takes about 10 microseconds."""
@@ -34,7 +34,8 @@ CROWD = 4
 """When the last commit had at least CROWD writes, the next one waits GATHER_S seconds for more: a commit costs an fsync
 and two changes of threads whatever it carries. Who writes alone does not wait."""
 
-log = logging.getLogger(__name__)
+_POLL_PAUSE_MAX_S = 1.0
+"""Between looks at a file that cannot be read."""
 
 
 async def open_local(path: Path) -> LocalStore:
@@ -66,7 +67,8 @@ class LocalStore:
         self._reader = reader
         self._state = state
         self._watchers: WeakSet[Watcher] = WeakSet()
-        self._polling: asyncio.Task[None] | None = None
+        self._background = Background(pause_s=POLL_S, pause_max_s=_POLL_PAUSE_MAX_S)
+        self._is_polling = False
         self._closed = False
         self._outbox: list[Write] = []
         self._crowd = 0
@@ -93,8 +95,9 @@ class LocalStore:
         if since is not None and since != self._state.version:
             self._replay(watcher, since)
         self._watchers.add(watcher)
-        if self._polling is None:
-            self._polling = self._loop.create_task(self._poll(), name="store-poll")
+        if not self._is_polling:
+            self._is_polling = True
+            self._background.once("store-poll", self._poll)
         return watcher
 
     # --- writing -----------------------------------------------------------------------------------------------
@@ -194,17 +197,10 @@ class LocalStore:
 
     async def _poll(self) -> None:
         """Looks for other processes' writes as long as anybody watches."""
-        said = ""
         while self._watchers:
             await asyncio.sleep(POLL_S)
-            try:
-                self._refresh()
-                said = ""
-            except QuarryError as error:
-                if str(error) != said:
-                    log.warning("watching: %s", error)
-                said = str(error)
-        self._polling = None
+            self._refresh()
+        self._is_polling = False
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -216,9 +212,7 @@ class LocalStore:
         if self._closed:
             return
         self._closed = True
-        if self._polling is not None:
-            self._polling.cancel()
-            await asyncio.gather(self._polling, return_exceptions=True)
+        await self._background.stop()
         self._send()
         await asyncio.to_thread(self._writer.close)
         self._reader.close()

@@ -23,6 +23,7 @@ from agent.store import database, mirror
 from agent.store.documents import encode, stamped
 from agent.store.interface import EventType
 from agent.store.mirror import Change, Mirror
+from agent.tasks.failures import FAILURES
 
 KEPT_CHANGES = 4096
 """Changes kept in the log. Who falls further behind lists again; about 1 KiB each."""
@@ -113,6 +114,8 @@ class Writer:
                 changes, outcomes = self._commit(batch)
             except Exception as error:  # noqa: BLE001 - outermost loop of the thread: callers must get an answer
                 self._mirror = None
+                if not isinstance(error, QuarryError):
+                    FAILURES.counts["store-writer"] += 1
                 changes, outcomes = [], [(write, self._failure(error)) for write in batch]
             try:
                 self._report(changes, outcomes)

@@ -20,6 +20,9 @@ from agent.model import Frontend, TargetState, Volume
 from agent.spdk import app, nvmf
 from agent.spdk.client import Client
 from agent.store.interface import Store
+from agent.tasks.background import Background
+from agent.tasks.failures import FAILURES
+from agent.tasks.work import Work
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.names import volume_nqn
 from agent.volumes.observed import Observed, read_all
@@ -80,8 +83,8 @@ class TargetKeeper:
         self._changed = asyncio.Event()
         self._ready = asyncio.Event()
         self._failed: set[str] = set()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._settling: set[asyncio.Task[None]] = set()
+        self._background = Background()
+        self._settling = Work("settle", self._settle_now, retry_max_s=settings.reconcile.retry_max_s)
         self._serving = TargetState.UNKNOWN
         self._answers = True
         self._trouble = ""
@@ -103,17 +106,13 @@ class TargetKeeper:
             await each.start()
         self._client.on_change(self._on_change)
         self._changed.set()
-        self._tasks = [
-            asyncio.create_task(self._run(), name="target-keeper"),
-            asyncio.create_task(self._heartbeat(), name="target-heartbeat"),
-            asyncio.create_task(self._watch_space(), name="target-space"),
-        ]
+        self._background.keep("target-keeper", self._run)
+        self._background.every("target-heartbeat", self._settings.rpc.heartbeat_interval_s, self._ask_for_life)
+        self._background.every("target-space", self._settings.pool.refresh_interval_s, self._look_at_space)
 
     async def stop(self) -> None:
-        tasks = [*self._tasks, *self._settling]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, *(each.stop() for each in self.companions), return_exceptions=True)
+        ending = [self._background.stop(), self._settling.stop(), *(each.stop() for each in self.companions)]
+        await asyncio.gather(*ending, return_exceptions=True)
 
     @property
     def state(self) -> TargetState:
@@ -127,21 +126,17 @@ class TargetKeeper:
 
     def settle_soon(self, volume: str) -> None:
         """Settle a volume in the background: something that its plan depends on has changed, and is not stored."""
-        task = asyncio.create_task(self._settle_until_done(volume), name=f"settle-{volume}")
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._settling.stir(volume)
 
     def audit_soon(self) -> None:
         """Compare everything again: a pool came or went, and its volumes with it."""
         self._audit_is_due = True
         self._changed.set()
 
-    async def _settle_until_done(self, volume: str) -> None:
-        delay = self._settings.reconcile.retry_min_s
+    async def _settle_now(self, volume: str) -> None:
         # A new connection settles everything.
-        while self._reconciler.observed is not None and await self._settle_all([volume]):
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, self._settings.reconcile.retry_max_s)
+        if self._reconciler.observed is not None and await self._settle_all([volume]):
+            raise Unavailable("it could not be settled")
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return when the target serves every volume. Raises Unavailable after `timeout_s`."""
@@ -174,44 +169,39 @@ class TargetKeeper:
                 await self._watch_over()
             except TransportClosed:
                 continue  # the listener has reset everything; the loop waits for the next connection
-            except QuarryError as error:
-                self._trouble = str(error)
-                log.error("the target is not serving yet: %s; trying again in %.1f s", error, delay)
-                await self._wait_for_change(delay)
-                delay = min(delay * 2, self._settings.reconcile.retry_max_s)
-            except Exception:  # the outermost loop: an error of ours must not stop the healing
-                log.exception("bring-up failed; trying again in %.1f s", delay)
+            except Exception as error:  # the outermost loop: an error of ours must not stop the healing
+                self._trouble = str(error) if isinstance(error, QuarryError) else f"a defect: {error!r}"
+                if isinstance(error, QuarryError):
+                    log.error("the target is not serving yet: %s; trying again in %.1f s", error, delay)
+                else:
+                    FAILURES.counts["target-keeper"] += 1
+                    log.exception("bring-up failed; trying again in %.1f s", delay)
                 await self._wait_for_change(delay)
                 delay = min(delay * 2, self._settings.reconcile.retry_max_s)
 
-    async def _heartbeat(self) -> None:
-        """Ask the target at intervals whether it is still there: a frozen one keeps its connection open."""
-        interval_s = self._settings.rpc.heartbeat_interval_s
-        while True:
-            await asyncio.sleep(interval_s)
-            try:
-                await app.version(self._client, timeout_s=interval_s)
-            except TransportClosed:
-                self._answers = True  # gone, which the connection itself tells
-            except QuarryError as error:
-                if self._answers:
-                    log.error("the target has stopped answering: %s", error)
-                self._answers = False
-            else:
-                if not self._answers:
-                    log.info("the target answers again")
-                self._answers = True
+    async def _ask_for_life(self) -> None:
+        """Ask the target whether it is still there: a frozen one keeps its connection open."""
+        try:
+            await app.version(self._client, timeout_s=self._settings.rpc.heartbeat_interval_s)
+        except TransportClosed:
+            self._answers = True  # gone, which the connection itself tells
+        except QuarryError as error:
+            if self._answers:
+                log.error("the target has stopped answering: %s", error)
+            self._answers = False
+        else:
+            if not self._answers:
+                log.info("the target answers again")
+            self._answers = True
 
-    async def _watch_space(self) -> None:
-        """Look at the pools at intervals: thin volumes fill them without a call of ours."""
-        while True:
-            await asyncio.sleep(self._settings.pool.refresh_interval_s)
-            if self.state is not TargetState.READY:
-                continue
-            try:
-                await self._pools.refresh(record=False)
-            except QuarryError as error:
-                log.info("the space of the pools could not be read: %s", error)
+    async def _look_at_space(self) -> None:
+        """Thin volumes fill the pools without a call of ours."""
+        if self.state is not TargetState.READY:
+            return
+        try:
+            await self._pools.refresh(record=False)
+        except QuarryError as error:
+            log.info("the space of the pools could not be read: %s", error)
 
     async def _wait_for_change(self, timeout_s: float) -> bool:
         """Whether the connection changed within `timeout_s`."""
@@ -317,6 +307,10 @@ class TargetKeeper:
                 except QuarryError as error:
                     failed.add(name)
                     log.warning("volume %s could not be settled: %s", name, error)
+                except Exception:  # a defect that one volume meets must not keep all others from being served
+                    failed.add(name)
+                    FAILURES.counts["settle"] += 1
+                    log.exception("volume %s could not be settled", name)
 
         async with asyncio.TaskGroup() as group:
             for name in names:

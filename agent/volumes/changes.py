@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import Generic
 
-from agent.errors import QuarryError
 from agent.store.interface import EventType, R, Store
-
-log = logging.getLogger(__name__)
-
-RESTART_S = 1.0
+from agent.tasks.background import Background
 
 
 class Changes(Generic[R]):
@@ -25,15 +20,13 @@ class Changes(Generic[R]):
         self._on_change = on_change
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._known: set[str] = set()
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"follow-{self._kind.__name__}")
+        self._background.keep(f"follow-{self._kind.__name__}", self._follow)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     async def until(self, name: str, done: Callable[[R | None], bool], deadline: float) -> bool:
         """Returns true once `done` of the resource (None: there is none), false at `deadline` (time.monotonic)."""
@@ -54,16 +47,6 @@ class Changes(Generic[R]):
             waiting.discard(changed)
             if not waiting:
                 del self._waiting[name]
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._follow()
-            except QuarryError as error:
-                log.warning("following %s is begun again: %s", self._kind.__name__, error)
-            except Exception:  # the outermost loop: a defect must not leave everybody waiting
-                log.exception("following %s is begun again", self._kind.__name__)
-            await asyncio.sleep(RESTART_S)
 
     async def _follow(self) -> None:
         events = self._store.watch(self._kind)

@@ -17,18 +17,17 @@ from agent.disks.inventory import Change, Known
 from agent.disks.watch import Watch
 from agent.model import Disk, DiskPhase, DiskSpec, Meta
 from agent.store.interface import EventType, Store
+from agent.tasks.background import Background
+from agent.tasks.work import Work
 from agent.volumes.access import FILE, Refused, Why, kind
 from agent.volumes.disk_driver import DRIVER, DiskDrivers
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.observed import Observed
 from agent.volumes.pools import Pools, is_in_service
-from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 
 RETRY_MAX_S = 30.0
-RESTART_S = 5.0
-"""Pause before discovery is begun again after a defect ended it."""
 
 _NO_DISK = {Code.KIND, Code.PATH, Code.NETWORK}
 """What is refused for one of these is no disk of this machine, and gets no record."""
@@ -61,7 +60,7 @@ class DiskKeeper:
         self._work = Work("disk", self._settle, parallel=0, retry_max_s=RETRY_MAX_S)
         self._served: dict[str, tuple[str, int, int]] = {}
         """How each disk in service was reached when its pool came up: path, DISKSEQ, size."""
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background()
         self.prepared = asyncio.Event()
         self.prepared.set()
         """Not set while disks are on their way to other drivers: nothing is done about any before."""
@@ -71,15 +70,11 @@ class DiskKeeper:
     # --- Companion ---
 
     async def start(self) -> None:
-        self._tasks = [
-            asyncio.create_task(self._follow_machine(), name="disks-watch"),
-            asyncio.create_task(self._follow_store(), name="disks-specs"),
-        ]
+        self._background.keep("disks-watch", lambda: self._watch.run(self._report, self._first_look_done))
+        self._background.keep("disks-specs", self._follow_store)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         await self._work.stop()
 
     async def brought_up(self, observed: Observed) -> None:
@@ -92,14 +87,6 @@ class DiskKeeper:
 
     # --- following ---
 
-    async def _follow_machine(self) -> None:
-        while True:
-            try:
-                await self._watch.run(self._report, self._first_look_done)
-            except Exception:  # the outermost loop: a defect must not end discovery for good
-                log.exception("following the disks of this machine failed; beginning again in %g s", RESTART_S)
-            await asyncio.sleep(RESTART_S)
-
     def _report(self, changes: Sequence[Change]) -> None:
         self._work.stir(*(change.known.identity for change in changes if change.known.identity))
 
@@ -109,19 +96,26 @@ class DiskKeeper:
 
     async def _follow_store(self) -> None:
         events = self._store.watch(Disk)
-        for disk in await self._records.list():
-            self._specs[disk.meta.name] = disk.spec
-        self._work.stir(*self._specs)
+        await self._look_at_all()
         async for event in events:
-            changed = [event.resource] if event.resource is not None else await self._records.list()
-            for disk in changed:
-                is_gone = event.type is EventType.DELETED
-                if is_gone or disk.status.node != self._records.node:  # nobody has it: it may be here
-                    self._specs.pop(disk.meta.name, None)
-                    self._work.stir(disk.meta.name)
-                elif self._specs.get(disk.meta.name) != disk.spec:
-                    self._specs[disk.meta.name] = disk.spec
-                    self._work.stir(disk.meta.name)
+            if event.resource is None:
+                await self._look_at_all()
+            else:
+                self._notice(event.resource, is_gone=event.type is EventType.DELETED)
+
+    async def _look_at_all(self) -> None:
+        """All that may be other than it was known: those that went while nobody followed, too."""
+        before, self._specs = self._specs, {each.meta.name: each.spec for each in await self._records.list()}
+        self._work.stir(*(name for name in before if name not in self._specs), *self._specs)
+
+    def _notice(self, disk: Disk, *, is_gone: bool) -> None:
+        name = disk.meta.name
+        if is_gone or disk.status.node != self._records.node:  # nobody has it: it may be here
+            self._specs.pop(name, None)
+            self._work.stir(name)
+        elif self._specs.get(name) != disk.spec:
+            self._specs[name] = disk.spec
+            self._work.stir(name)
 
     # --- settling ---
 

@@ -13,6 +13,7 @@ from functools import partial
 
 from agent.model import Disk, DiskPhase, Snapshot, StorageNode, TargetState, Volume
 from agent.store.interface import Store
+from agent.tasks.work import Work
 from agent.volumes.changes import Changes
 from agent.volumes.disk_records import takes_new_volumes
 from agent.volumes.lineage import Lineage
@@ -22,7 +23,6 @@ from agent.volumes.settling import SnapshotSettler
 from agent.volumes.settling_here import is_data_gone
 from agent.volumes.snapshot_keeper import hide_if_served
 from agent.volumes.snapshots import guard_key
-from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 

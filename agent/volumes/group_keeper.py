@@ -7,9 +7,9 @@ import logging
 from agent.errors import Busy, QuarryError
 from agent.model import SnapshotGroup, SnapshotPhase
 from agent.store.interface import Store
+from agent.tasks.work import Work
 from agent.volumes.groups import GroupService
 from agent.volumes.observed import Observed
-from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from agent.host import smartctl
 from agent.model import Condition, ConditionStatus, Disk, DiskPhase
 from agent.spdk import nvme_controller
 from agent.spdk.client import Rpc
+from agent.tasks.background import Background
 from agent.volumes.access import FILE, KERNEL, USERSPACE, kind
 from agent.volumes.disk_records import HEALTH, DiskRecords, with_health
 from agent.volumes.observed import Observed
@@ -48,29 +49,20 @@ class HealthKeeper:
         self._ask = ask
         self._interval_s = interval_s
         self._asked: dict[str, float] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="disks-health")
+        tick_s = min(TICK_S, self._interval_s)
+        self._background.every("disks-health", tick_s, lambda: self.look(time.monotonic() - self._interval_s))
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     async def brought_up(self, observed: Observed) -> None:
         pass
 
     async def audited(self, observed: Observed) -> None:
         pass
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(min(TICK_S, self._interval_s))
-            try:
-                await self.look(time.monotonic() - self._interval_s)
-            except Exception:  # the outermost loop: a defect must not end it for good
-                log.exception("asking the disks for their health failed")
 
     async def look(self, since: float = math.inf) -> None:
         """Ask the disks in service that were not asked `since` (monotonic), one after the other."""

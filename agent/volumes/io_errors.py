@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from agent.errors import QuarryError
 from agent.model import Condition, ConditionStatus, Disk
 from agent.spdk import bdev
 from agent.spdk.client import Rpc
+from agent.tasks.background import Background
 from agent.volumes.access import FILE, kind
 from agent.volumes.disk_records import IO_ERRORS, DiskRecords, with_condition
 from agent.volumes.observed import Observed
@@ -34,15 +34,13 @@ class IoErrors:
         self._is_ready = is_ready
         self._counted: dict[str, int] = {}
         self._last: dict[str, float] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._background = Background()
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name="disks-io-errors")
+        self._background.every("disks-io-errors", INTERVAL_S, self._look_if_ready)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     async def brought_up(self, observed: Observed) -> None:
         self._counted.clear()  # a new target counts from the beginning
@@ -50,16 +48,12 @@ class IoErrors:
     async def audited(self, observed: Observed) -> None:
         pass
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL_S)
-            try:
-                if self._is_ready():
-                    await self._look()
-            except QuarryError as error:
-                log.debug("I/O errors could not be counted: %s", error)  # a bdev went in between
-            except Exception:  # the outermost loop: a defect must not end the watch
-                log.exception("I/O errors could not be counted")
+    async def _look_if_ready(self) -> None:
+        try:
+            if self._is_ready():
+                await self._look()
+        except QuarryError as error:
+            log.debug("I/O errors could not be counted: %s", error)  # a bdev went in between
 
     async def _look(self) -> None:
         records = [disk for disk in await self._records.list() if kind(disk) != FILE and self._pools.is_served(disk)]

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from agent.tasks.background import noticed
 from agent.volumes.guard import VolumeGuard
 
 T = TypeVar("T")
@@ -33,13 +34,12 @@ class Operations:
         await self.guard.acquire(name)
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return await asyncio.shield(task)
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # retrieved here in case the caller went away
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            noticed("operation", task)  # the caller went away: nobody else hears what becomes of it
+            raise
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for the operations in flight, at most `timeout_s` seconds; called at shutdown.

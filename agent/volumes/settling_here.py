@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from agent.errors import Conflict, FailedPrecondition, NotFound, QuarryError
 from agent.model import Condition, ConditionStatus, Snapshot, SnapshotPhase, Volume, VolumePhase
+from agent.tasks.work import Work
 from agent.volumes import failures
 from agent.volumes.changes import Changes
 from agent.volumes.disk_records import with_condition, without_condition
@@ -23,7 +24,6 @@ from agent.volumes.placement import Ledger
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.snapshot_reconcile import Quiesce, SnapshotReconciler
 from agent.volumes.snapshots import guard_key
-from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 

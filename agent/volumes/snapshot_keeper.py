@@ -8,6 +8,7 @@ from agent.errors import QuarryError
 from agent.model import Snapshot, SnapshotPhase, Volume
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
+from agent.tasks.work import Work
 from agent.volumes.lineage import Lineage, is_made
 from agent.volumes.observed import Observed
 from agent.volumes.operations import Operations
@@ -16,7 +17,6 @@ from agent.volumes.seeding import drop_helper
 from agent.volumes.settling import SnapshotSettler
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.snapshots import guard_key
-from agent.volumes.work import Work
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.spdk.embedded.bdev import Bdev, BdevEvent, BdevRegistry, Claimed, IoFailure
 from agent.spdk.embedded.gate import WriteGate
+from agent.tasks.background import noticed
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class RaidBdev(Bdev):
         free.name = name
         self.rebuild = Rebuild(free)
         self.rebuild.task = asyncio.get_running_loop().create_task(self._run_rebuild(self.rebuild))
+        noticed("raid-rebuild", self.rebuild.task)
 
     def drop_member(self, member: Member) -> None:
         """Take a member out; the raid ends with the last one that has the data."""

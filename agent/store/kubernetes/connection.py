@@ -24,6 +24,7 @@ from agent.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from agent.store.kubernetes.absence import Absence
 from agent.store.kubernetes.kinds import MANAGER
 from agent.store.kubernetes.refusals import Asked, is_for_later, refusal
+from agent.tasks.background import Background
 
 Json = dict[str, Any]
 
@@ -59,14 +60,15 @@ async def connect(kubeconfig: Path | None = None) -> Connection:
     from kubernetes.aio import client, config
 
     configuration = client.Configuration()
-    refreshing: asyncio.Task[None] | None = None
+    refreshing = Background()
     try:
         if kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
             config.load_incluster_config(client_configuration=configuration)
         else:
             file = None if kubeconfig is None else str(kubeconfig)
             loader = await config.load_kube_config(file, client_configuration=configuration, persist_config=False)
-            refreshing = asyncio.create_task(config.refresh_token(loader, configuration), name="kube-credentials")
+            # Credentials that a program makes; it returns at once for all others.
+            refreshing.once("kube-credentials", lambda: config.refresh_token(loader, configuration))
         tls = client.rest.RESTClientObject(configuration).ssl_context
     except (config.ConfigException, OSError) as error:
         raise FailedPrecondition(f"no usable configuration for the Kubernetes API: {error}") from error
@@ -85,9 +87,7 @@ def _proxy_of_environment(server: str) -> str | None:
 class Connection:
     """Sends requests; decides what may be sent again."""
 
-    def __init__(
-        self, configuration: Any, session: aiohttp.ClientSession, refreshing: asyncio.Task[None] | None
-    ) -> None:
+    def __init__(self, configuration: Any, session: aiohttp.ClientSession, refreshing: Background) -> None:
         self._configuration = configuration
         self._session = session
         self._refreshing = refreshing
@@ -236,9 +236,7 @@ class Connection:
         return Unavailable(f"the Kubernetes API at {self.server} cannot be used: {why}")
 
     async def close(self) -> None:
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        await self._refreshing.stop()
         await self._session.close()
 
 

@@ -17,6 +17,7 @@ from agent.store.kubernetes.cache import About, Cache
 from agent.store.kubernetes.connection import Connection, decode
 from agent.store.kubernetes.kinds import GROUP, KINDS
 from agent.store.kubernetes.refusals import Asked, Expired, refusal
+from agent.tasks.background import Background
 
 PAGE = 500
 """Objects in one answer to a list."""
@@ -56,7 +57,8 @@ class Informer:
         self._path = KINDS[cache.kind].path
         self._asked = Asked(cache.kind)
         self._listed_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._is_current = True
+        self._background = Background(pause_s=_PAUSE_S, pause_max_s=_PAUSE_MAX_S)
 
     async def start(self) -> None:
         """Returns when the cache holds everything. Raises FailedPrecondition where the resources are not installed."""
@@ -65,35 +67,27 @@ class Informer:
         except NotFound as error:
             plural = f"{KINDS[self._cache.kind].plural}.{GROUP}"
             raise FailedPrecondition(f"the cluster does not know {plural}: kubectl apply -f k8s/crds") from error
-        self._task = asyncio.create_task(self._run(), name=f"informer-{self._cache.kind}")
+        self._background.keep(f"informer-{self._cache.kind}", self._run)
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._background.stop()
 
     async def _run(self) -> None:
-        pause_s, said, is_current = _PAUSE_S, "", True
         while True:
+            if not self._is_current or time.monotonic() - self._listed_at > RESYNC_S:
+                await self._list()
+                self._is_current = True
             try:
-                if not is_current or time.monotonic() - self._listed_at > RESYNC_S:
-                    await self._list()
-                    is_current = True
                 await self._follow()
-                pause_s, said = _PAUSE_S, ""
-                continue
             except Expired:
-                is_current = False
+                self._is_current = False
                 log.info("watching %s: version %d is forgotten, listing again", self._path, self._cache.version)
-            except QuarryError as error:
-                if str(error) != said:
-                    log.warning("watching %s: %s", self._path, error)
-                said = str(error)
+                await asyncio.sleep(_PAUSE_S)
+            except QuarryError:
+                raise
             except Exception:
-                is_current = False
-                log.exception("watching %s", self._path)
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
-            pause_s = min(2 * pause_s, _PAUSE_MAX_S)
+                self._is_current = False  # a defect: what the cache has is not to be trusted
+                raise
 
     async def _list(self) -> None:
         items: list[Any] = []

@@ -17,8 +17,12 @@ from typing import Any
 from agent.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, QuarryError, Unavailable
 from agent.store.kubernetes.connection import Connection
 from agent.store.kubernetes.refusals import Asked
+from agent.tasks.failures import FAILURES
 
 log = logging.getLogger(__name__)
+
+HEARTBEATS_LOOK_S = 5.0
+"""Between looks at the Leases of the nodes."""
 
 _SAFETY_S = 1.0
 """The holder stops this long before others may take the Lease."""
@@ -130,6 +134,7 @@ class Holder:
                 try:
                     async with asyncio.timeout(None if for_ever else max(0.0, self._until - time.monotonic())):
                         await self._renew()
+                    FAILURES.succeeded("lease")
                     break
                 except (Conflict, AlreadyExists, NotFound):
                     if await self._is_lost():
@@ -137,8 +142,8 @@ class Holder:
                 except TimeoutError:
                     log.error("Lease %s could not be renewed in time", self._name)
                     return
-                except QuarryError as error:
-                    log.warning("Lease %s is not renewed: %s", self._name, error)
+                except Exception as error:  # noqa: BLE001 - whatever it was, the Lease is lost by time only
+                    FAILURES.failed("lease", error, f"Lease {self._name} is renewed soon again")
                 if not for_ever and not self.holds:
                     return
                 await asyncio.sleep(self._renew_s / 5)
@@ -182,13 +187,12 @@ class Holder:
 
 
 class Heartbeats:
-    """Which Leases are renewed, looked at every `look_s` seconds."""
+    """Which Leases are renewed."""
 
-    def __init__(self, leases: Leases, prefix: str, on_change: Callable[[], None], look_s: float = 5.0) -> None:
+    def __init__(self, leases: Leases, prefix: str, on_change: Callable[[], None]) -> None:
         self._leases = leases
         self._prefix = prefix
         self._on_change = on_change
-        self._look_s = look_s
         self._seen: dict[str, tuple[Lease, float]] = {}
         self._alive: set[str] = set()
 
@@ -217,15 +221,14 @@ class Heartbeats:
         if changed:
             self._on_change()
 
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(self._look_s)
-            try:
-                await self.look()
-            except QuarryError as error:
-                # What is not known is left as it is: an API that is away is no node that is.
-                log.warning("the heartbeats of the nodes cannot be read: %s", error)
-                self._seen = {name: (lease, time.monotonic()) for name, (lease, _) in self._seen.items()}
+    async def look_again(self) -> None:
+        """`look`; one that fails makes nobody silent. Raises what it raises."""
+        try:
+            await self.look()
+        except Exception:
+            # What is not known is left as it is: an API that is away is no node that is.
+            self._seen = {name: (lease, time.monotonic()) for name, (lease, _) in self._seen.items()}
+            raise
 
 
 def _read(item: dict[str, Any]) -> Lease:

@@ -17,6 +17,7 @@ from agent.spdk.embedded.lvs.lvol import LvolBdev
 from agent.spdk.embedded.lvs.operations import MAX_NAME_BYTES, name_fits, refused
 from agent.spdk.embedded.lvs.store import Lvstore
 from agent.spdk.embedded.rpc import RpcFault
+from agent.tasks.background import noticed
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class LvstoreManager:
         if self._stores.pop(store.uuid, None) is not None:
             store.detach()
             task = asyncio.get_running_loop().create_task(store.close())
+            noticed("lvstore-close", task)
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

@@ -20,6 +20,7 @@ from agent.spdk.embedded.lvs.journal import Journal, JournalDamaged, sync_direct
 from agent.spdk.embedded.lvs.layout import Layout, clear_superblock, write_superblock
 from agent.spdk.embedded.lvs.lvol import LvolBdev
 from agent.spdk.embedded.lvs.records import LvolRecord, StoreRecord
+from agent.tasks.background import noticed
 
 log = logging.getLogger(__name__)
 
@@ -286,6 +287,7 @@ class Lvstore:
         busy = self._compaction is not None and not self._compaction.done()
         if not busy and self._journal.records > COMPACT_SLACK + 4 * len(self.lvols):
             self._compaction = asyncio.get_running_loop().create_task(self._compact())
+            noticed("journal-compaction", self._compaction)
 
     async def _compact(self) -> None:
         await self._journal.settle()

@@ -23,6 +23,7 @@ from agent.nvmf.initiator import Controller, NamespaceInfo, Options
 from agent.nvmf.pdu import NO_DIGESTS, Digests
 from agent.spdk.embedded.bdev import BdevRegistry, IoFailure, NameTaken
 from agent.spdk.embedded.nvmf.remote_bdev import NvmeBdev
+from agent.tasks.background import noticed
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ class RemoteController:
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
+        noticed("remote-controller", task)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from agent.errors import QuarryError
+from agent.tasks.failures import FAILURES
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Work:
             log.log(logging.DEBUG if again else logging.INFO, "%s %s has to wait: %s", self._what, name, error)
             return False
         except Exception:  # the outermost loop: a defect must not end it for all time
+            FAILURES.counts[self._what] += 1
             log.exception("%s %s could not be looked after", self._what, name)
             return False
         return True
