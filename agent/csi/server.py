@@ -93,12 +93,18 @@ class CsiServer:
 
 
 def build_server(
-    volumes: Volumes, snapshots: Snapshots, groups: Groups, node: NodeSide, this: StorageNode, endpoint: str
+    prober: Prober,
+    volumes: Volumes,
+    snapshots: Snapshots,
+    groups: Groups,
+    node: NodeSide,
+    this: StorageNode,
+    endpoint: str,
 ) -> CsiServer:
     """The server of a machine that is its own controller (`quarry standalone`)."""
     return CsiServer(
         endpoint,
-        IdentityService(volumes, has_groups=True),
+        IdentityService(prober, has_groups=True),
         ControllerService(volumes, snapshots),
         NodeService(volumes, node, this),
         GroupControllerService(groups),

@@ -88,7 +88,7 @@ class NodeAgent(TargetSide):
         changes.start()
         self._closers.push_async_callback(changes.stop)
         view = NodeView(store, settings.node_name, core.ledger, changes, lambda: self.keeper.state)
-        return build_node_server(view, view, self.node, this, settings.csi_endpoint)
+        return build_node_server(self, view, self.node, this, settings.csi_endpoint)
 
     def _build_settling(self, here: PlacedHere, core: Core) -> SettlingHere:
         snapshots = SnapshotKeeper(self.rpc, here, core.ledger, core.cutter, core.lineage, core.operations)
@@ -176,6 +176,7 @@ class NodeAgent(TargetSide):
             keeper=self.keeper,
             ledger=core.ledger,
             lineage=core.lineage,
+            more_reasons=self.state_reasons,
         )
         endpoint = await serve(self.settings, parts)
         if endpoint is not None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.csi.server import CsiServer, build_server
-from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide
+from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, recorded_if_possible
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
 from agent.errors import FailedPrecondition
@@ -38,6 +38,7 @@ class Standalone(TargetSide):
     `async with Standalone(settings) as node:` starts and stops it; `wait_ready` waits for the target.
     """
 
+    _store: LocalStore
     volumes: VolumeService
     snapshots: SnapshotService
     groups: GroupService
@@ -47,6 +48,7 @@ class Standalone(TargetSide):
         self._hold_folder()
         store = await open_local(settings.state_dir / "quarry.db")
         self._closers.push_async_callback(store.close)
+        self._store = store
         node = await self._register_node(store)
         await self._register_disks(store)
         core = await self._build_target_side(store)
@@ -67,7 +69,7 @@ class Standalone(TargetSide):
         self.keeper.recover_device = self.node.recover
         await self.keeper.start()
         await self.rpc.start()
-        server = build_server(self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
+        server = build_server(self, self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         self._background.once("thaw", self.node.thaw_leftovers)
         self._closers.push_async_callback(self._background.stop)
@@ -79,6 +81,9 @@ class Standalone(TargetSide):
 
     async def _local_path(self, volume: str) -> Path | None:
         return await self.volumes.local_path(volume)
+
+    def _recording_trouble(self) -> str:
+        return self._store.trouble or super()._recording_trouble()
 
     def _snapshot_side(self, core: Core, frontends: dict[Frontend, FrontendDriver]) -> Sources:
         """Snapshots and groups of them; returns what volumes are made of."""
@@ -110,6 +115,7 @@ class Standalone(TargetSide):
                 ledger=ledger,
                 lineage=lineage,
                 conditions=self.volumes.conditions,
+                more_reasons=self.state_reasons,
             ),
         )
         if endpoint is not None:
@@ -138,4 +144,4 @@ class Standalone(TargetSide):
         )
         if known is None:
             return await store.create(StorageNode(Meta(settings.node_name, created_at=time.time()), status=status))
-        return await store.update(replace(known, status=status))
+        return await recorded_if_possible(store, replace(known, status=status))

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 
 from agent.config import PoolSettings, Settings
 from agent.daemon.signals import stop_event
+from agent.diag.parts import Reason
 from agent.disks import files
 from agent.disks.binder import FOLDER, Binder, away
 from agent.disks.candidates import Candidates
@@ -21,13 +22,13 @@ from agent.disks.eligibility import Policy
 from agent.disks.inventory import Inventory
 from agent.disks.machine import Machine
 from agent.disks.watch import Watch
-from agent.errors import FailedPrecondition
-from agent.host import locks
+from agent.errors import FailedPrecondition, Unavailable
+from agent.host import locks, room
 from agent.model import Disk, DiskPhase, Frontend, StorageNode, TargetState
 from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
-from agent.store.interface import Store
+from agent.store.interface import R, Store
 from agent.tasks.background import Background, noticed
 from agent.volumes import access
 from agent.volumes.bringup import TargetKeeper
@@ -96,6 +97,20 @@ class TargetSide:
     async def _local_path(self, volume: str) -> Path | None:
         """The file behind a volume on the embedded target, None on a real one."""
         raise NotImplementedError
+
+    def health(self) -> TargetState:
+        """Ready while the target serves and what is asked for can be recorded (`agent.csi.ports.Prober`)."""
+        state = self.keeper.state
+        return TargetState.STARTING if state is TargetState.READY and self._recording_trouble() else state
+
+    def state_reasons(self) -> list[Reason]:
+        """Why nothing can be recorded, for /readyz."""
+        trouble = self._recording_trouble()
+        return [Reason("state", trouble)] if trouble else []
+
+    def _recording_trouble(self) -> str:
+        """Why nothing can be recorded in the state folder, with the remedy; empty when it can."""
+        return room.lacking(self.settings.state_dir)
 
     def _hold_folder(self) -> None:
         """Keep other agents off the state folder."""
@@ -229,13 +244,15 @@ class TargetSide:
             kept = known.status.phase is DiskPhase.FORMATTING
             phase = DiskPhase.FORMATTING if kept else DiskPhase.AVAILABLE
             status = replace(disk.status, phase=phase, pool=known.status.pool)
-            await store.update(replace(known, spec=disk.spec, status=status))
+            await recorded_if_possible(store, replace(known, spec=disk.spec, status=status))
         for known in await store.list(Disk):
             mine = known.status.node == settings.node_name
             if mine and known.meta.name not in present and access.kind(known) == access.FILE:
                 log.error("disk %s (%s) is missing or no longer configured", known.meta.name, known.status.path)
                 status = replace(known.status, phase=DiskPhase.MISSING, message="the file is gone or not configured")
-                await store.update(replace(known, spec=replace(known.spec, claimed=False), status=status))
+                await recorded_if_possible(
+                    store, replace(known, spec=replace(known.spec, claimed=False), status=status)
+                )
 
 
 class Core(NamedTuple):
@@ -258,6 +275,18 @@ class _Disks(NamedTuple):
     drivers: DiskDrivers
 
 
+async def recorded_if_possible(store: Store, resource: R) -> R:
+    """What was recorded before, where that is all there is: a start is not to fail for a filesystem that is full."""
+    try:
+        return await store.update(resource)
+    except Unavailable as error:
+        known = await store.get(type(resource), resource.meta.name)
+        if known is None:
+            raise
+        log.error("%s %s stays as it is on record: %s", type(resource).__name__, resource.meta.name, error)
+        return known
+
+
 async def end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -278,7 +307,12 @@ def make_private(folder: Path) -> None:
 
 def _lock(path: Path) -> int:
     """Hold `path` locked as long as this process lives. Raises FailedPrecondition when another holds it."""
-    descriptor = locks.hold(path)
+    try:
+        descriptor = locks.hold(path)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"state folder {path.parent} cannot be used: {path.name}: {error.strerror}; check --state-dir"
+        ) from error
     if descriptor is None:
         raise FailedPrecondition(f"another agent runs on {path.parent}; stop it or give another --state-dir")
     return descriptor

@@ -128,8 +128,10 @@ class Endpoint:
     # --- what is asked ---
 
     async def _healthz(self, _request: web.Request) -> web.Response:
-        await self._parts.reasons()  # raises when the store does not answer
-        return web.Response(text="ok\n")
+        # Raises when the store does not answer. What else there is another process would not mend: it is told only.
+        reasons = await self._parts.reasons()
+        told = "".join(f"not ready: {each.part}: {each.message}\n" for each in reasons)
+        return web.Response(text=f"alive\n{told}" if told else "ok\n")
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         reasons = await self._parts.reasons()

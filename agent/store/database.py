@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -14,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import FailedPrecondition, QuarryError, Unavailable
+from agent.host import room
 
 BUSY_TIMEOUT_S = 5.0
 """How long a write waits for another process, in seconds; a batch of writes takes milliseconds."""
@@ -50,8 +52,10 @@ def translate(error: sqlite3.Error, path: Path) -> QuarryError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_NOTADB:
         return FailedPrecondition(f"{path} is not a SQLite database: move it away or restore it from a backup")
+    if code in _NO_ROOM and (lack := room.lacking(path.parent)):
+        return NoRoom(f"the database {path} cannot be written: {lack}")
     causes = {
-        sqlite3.SQLITE_FULL: "no space left on its filesystem",
+        sqlite3.SQLITE_FULL: f"no space left on its filesystem, or for its owner: {room.REMEDY}",
         sqlite3.SQLITE_BUSY: f"locked by another process for more than {BUSY_TIMEOUT_S:g} s",
         sqlite3.SQLITE_READONLY: "it cannot be written to (permissions or a read-only filesystem)",
         sqlite3.SQLITE_CANTOPEN: "it cannot be opened (permissions or a missing folder)",
@@ -59,6 +63,14 @@ def translate(error: sqlite3.Error, path: Path) -> QuarryError:
         sqlite3.SQLITE_CORRUPT: "it is damaged: restore it from a backup",
     }
     return Unavailable(f"the database {path} is not usable: {causes.get(code, 'unexpected')} ({error})")
+
+
+class NoRoom(Unavailable):
+    """The filesystem of the database is full."""
+
+
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
+"""How SQLite tells that a page, its log or the index of that found no room. It may be something else, too."""
 
 
 @contextmanager
@@ -69,6 +81,8 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise translate(error, path) from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoom(f"the database {path} cannot be written: {error.strerror}; {room.REMEDY}") from error
         raise Unavailable(f"the database {path} is not usable: {error.strerror}") from error
 
 
@@ -122,23 +136,33 @@ _LOCKS = ("-turn", "-lock")
 
 def connect_writer(path: Path) -> sqlite3.Connection:
     """A connection whose commits survive power loss: write-ahead log, fsync at every commit."""
-    connection = _connect(path, BUSY_TIMEOUT_S)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA journal_size_limit = 16777216")
-    return connection
+    return _connect(path, BUSY_TIMEOUT_S, "synchronous = FULL", "journal_size_limit = 16777216")
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    connection = _connect(path, _READ_TIMEOUT_S)
-    connection.execute("PRAGMA query_only = ON")
-    return connection
+    return _connect(path, _READ_TIMEOUT_S, "query_only = ON")
 
 
-def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
+def connect_alone(path: Path) -> sqlite3.Connection:
+    """A connection that reads where there is no room for anything: it keeps the index of the log in its memory.
+
+    Nobody else can use the file meanwhile (sqlite.org/wal.html, "Use of WAL Without Shared-Memory").
+    """
+    return _connect(path, _READ_TIMEOUT_S, "locking_mode = EXCLUSIVE", "query_only = ON")
+
+
+def _connect(path: Path, timeout_s: float, *pragmas: str) -> sqlite3.Connection:
     # Statements are as many as there are batch sizes; the default cache of 128 would prepare most of them anew.
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         path, timeout=timeout_s, isolation_level=None, check_same_thread=False, cached_statements=1024
     )
+    try:
+        for each in pragmas:
+            connection.execute(f"PRAGMA {each}")
+    except sqlite3.Error:
+        connection.close()  # one that is left open, if only by a traceback, keeps others out
+        raise
+    return connection
 
 
 def prepare(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> None:

@@ -7,17 +7,19 @@ Writes go to the writer thread. Watches hear of our own writes at once and of ot
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from weakref import WeakSet
 
 from agent.errors import QuarryError, Unavailable
-from agent.model import Resource
+from agent.model import Resource, Volume
 from agent.store import database, mirror
 from agent.store.documents import encode
 from agent.store.interface import Event, EventType, R
@@ -34,6 +36,11 @@ CROWD = 4
 """When the last commit had at least CROWD writes, the next one waits GATHER_S seconds for more: a commit costs an fsync
 and two changes of threads whatever it carries. Who writes alone does not wait."""
 
+TRIAL_S = 1.0
+"""Between trials to write to a file that could not be written."""
+
+log = logging.getLogger(__name__)
+
 _POLL_PAUSE_MAX_S = 1.0
 """Between looks at a file that cannot be read."""
 
@@ -49,22 +56,45 @@ async def open_local(path: Path) -> LocalStore:
 
 def _open(path: Path, loop: asyncio.AbstractEventLoop) -> LocalStore:
     path = path.absolute()
-    database.prepare(path)
-    with database.translated(path):
-        reader = database.connect_reader(path)
-        return LocalStore(path, loop, reader, mirror.load(reader, path))
+    try:
+        database.prepare(path)
+        with database.translated(path):
+            return LocalStore(path, loop, _load(path, database.connect_reader(path)))
+    except database.NoRoom as error:
+        if not path.exists() or not path.stat().st_size:
+            raise  # nothing was ever stored: there is nothing to go on with
+        log.error("%s. What is stored is read, and served as it is", error)
+        with database.translated(path):
+            return LocalStore(path, loop, _load(path, database.connect_alone(path)), trouble=str(error))
+
+
+def _load(path: Path, connection: sqlite3.Connection) -> Mirror:
+    try:
+        return mirror.load(connection, path)
+    finally:
+        connection.close()
 
 
 class LocalStore:
     """Implements `agent.store.interface.Store`. Used from the event loop it was opened in.
 
     A write whose caller is cancelled may still happen, like one whose caller was killed.
+
+    `trouble`: why the file could not even be read the usual way, `state` is what it holds. It is read, and answered
+    from memory, until there is room again: nobody else can have written to it meanwhile.
     """
 
-    def __init__(self, path: Path, loop: asyncio.AbstractEventLoop, reader: sqlite3.Connection, state: Mirror) -> None:
+    def __init__(
+        self,
+        path: Path,
+        loop: asyncio.AbstractEventLoop,
+        state: Mirror,
+        *,
+        trouble: str = "",
+    ) -> None:
         self._path = path
         self._loop = loop
-        self._reader = reader
+        self._reader: sqlite3.Connection | None = None
         self._state = state
         self._watchers: WeakSet[Watcher] = WeakSet()
         self._background = Background(pause_s=POLL_S, pause_max_s=_POLL_PAUSE_MAX_S)
@@ -75,8 +105,17 @@ class LocalStore:
         """Writes in the last commit."""
         self.writes: Counter[tuple[str, str]] = Counter()
         """Writes that are durable, by kind and what was done (ADDED, MODIFIED, DELETED)."""
+        self._from_memory = bool(trouble)
+        self._trouble = ""
         self._writer = Writer(path, self._report)
         self._writer.start()
+        if trouble:
+            loop.call_soon_threadsafe(self._cannot_write, trouble)
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be written now, as a sentence with the remedy; empty when the last write was."""
+        return self._trouble
 
     # --- reading -----------------------------------------------------------------------------------------------
 
@@ -147,6 +186,7 @@ class LocalStore:
         """In the event loop: first everybody can see the batch, then its writers hear that it is durable."""
         self._apply(changes)
         self._crowd = len(outcomes)
+        self._judge(outcomes)
         for write, outcome in outcomes:
             if not isinstance(outcome, QuarryError):
                 self.writes[write.kind, write.type.value] += 1
@@ -157,22 +197,62 @@ class LocalStore:
             else:
                 write.done.set_result(outcome)
 
+    # --- a file that cannot be written ---------------------------------------------------------------------------
+
+    def _judge(self, outcomes: Sequence[Outcome]) -> None:
+        """One commit fails or succeeds as a whole, whatever became of its writes."""
+        failure = next((outcome for _, outcome in outcomes if isinstance(outcome, Unavailable)), None)
+        if failure is not None:
+            self._cannot_write(str(failure))
+        elif outcomes and self._trouble:
+            log.info("%s can be written again", self._path)
+            self._trouble = ""
+
+    def _cannot_write(self, why: str) -> None:
+        if not self._trouble and not self._closed:
+            log.error("nothing can be recorded: %s", why)
+            self._background.once("store-trial", self._try_to_write)
+        self._trouble = why
+
+    async def _try_to_write(self) -> None:
+        """Until it works again, whether anybody has something to write or not."""
+        while True:
+            await asyncio.sleep(TRIAL_S)
+            if not self._trouble:
+                return
+            with suppress(QuarryError):
+                await self._submit(Write(EventType.DELETED, Volume.__name__, "", None, None, b"", self._future()))
+
     # --- following the file ------------------------------------------------------------------------------------
 
     def _refresh(self) -> None:
         """Takes over what was committed since, by whomever."""
         if self._closed:
             raise self._closed_error()
+        try:
+            self._catch_up()
+            self._from_memory = False
+        except database.NoRoom:
+            if not self._from_memory:
+                raise
+
+    def _catch_up(self) -> None:
         with database.translated(self._path):
-            if mirror.last_version(self._reader) == self._state.version:
+            reader = self._reading()
+            if mirror.last_version(reader) == self._state.version:
                 return
-            changes = mirror.read_changes(self._reader, self._state.version, self._path)
+            changes = mirror.read_changes(reader, self._state.version, self._path)
             if changes is not None:
                 self._apply(changes)
                 return
-            self._state = mirror.load(self._reader, self._path)
+            self._state = mirror.load(reader, self._path)
         for watcher in self._watchers:
             watcher.relist(self._state.version)
+
+    def _reading(self) -> sqlite3.Connection:
+        if self._reader is None:
+            self._reader = database.connect_reader(self._path)
+        return self._reader
 
     def _apply(self, changes: Sequence[Change]) -> None:
         """Takes over what follows on the present version; what is beyond a gap is left to the next refresh."""
@@ -187,7 +267,7 @@ class LocalStore:
         changes = None
         if since < self._state.version:
             with database.translated(self._path):
-                changes = mirror.read_changes(self._reader, since, self._path)
+                changes = mirror.read_changes(self._reading(), since, self._path)
         if not changes:
             watcher.relist(self._state.version)
             return
@@ -215,6 +295,7 @@ class LocalStore:
         await self._background.stop()
         self._send()
         await asyncio.to_thread(self._writer.close)
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         for watcher in self._watchers:
             watcher.end()

@@ -83,9 +83,11 @@ class Writer:
         self._report = report
         self._queue: queue.SimpleQueue[Sequence[Write] | None] = queue.SimpleQueue()
         self._lock = database.ProcessLock(path)
-        self._connection = database.connect_writer(path)
+        self._made: sqlite3.Connection | None = None
         self._file = path.stat().st_ino
         self._mirror: Mirror | None = None
+        self._failed = False
+        """The last batch could not be written."""
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
@@ -101,10 +103,18 @@ class Writer:
         self._thread.join()
         try:
             with self._lock.held():
-                self._connection.close()  # the last connection checkpoints
+                if self._made is not None:
+                    self._made.close()  # the last connection checkpoints
         except (QuarryError, sqlite3.Error) as error:
             log.warning("closing %s: %s", self._path, error)
         self._lock.close()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """Made when it is wanted: on a filesystem that is full it cannot be made."""
+        if self._made is None:
+            self._made = database.connect_writer(self._path)
+        return self._made
 
     def _run(self) -> None:
         ended = False
@@ -112,8 +122,9 @@ class Writer:
             batch, ended = self._take()
             try:
                 changes, outcomes = self._commit(batch)
+                self._failed = False
             except Exception as error:  # noqa: BLE001 - outermost loop of the thread: callers must get an answer
-                self._mirror = None
+                self._mirror, self._failed = None, True
                 if not isinstance(error, QuarryError):
                     FAILURES.counts["store-writer"] += 1
                 changes, outcomes = [], [(write, self._failure(error)) for write in batch]
@@ -148,6 +159,8 @@ class Writer:
                 foreign = len(changes)
                 outcomes = self._decide(batch, state, changes)
                 self._write(changes[foreign:])
+                if self._failed:
+                    self._prove()
                 self._connection.execute("COMMIT")
             finally:
                 if self._connection.in_transaction:
@@ -197,6 +210,11 @@ class Writer:
         newest = changes[-1].version
         if newest // _TRIM_EVERY != (changes[0].version - 1) // _TRIM_EVERY:
             self._connection.execute("DELETE FROM changes WHERE version <= ?", (newest - KEPT_CHANGES,))
+
+    def _prove(self) -> None:
+        """Have a page written even by a batch that changes nothing: that something is written is what is asked then."""
+        version = database.schema_version(self._connection)
+        self._connection.execute(f"PRAGMA user_version = {version}")
 
     def _execute(self, head: str, rows: Sequence[tuple[object, ...]], tail: str = "") -> None:
         """One statement for all rows."""

@@ -273,7 +273,11 @@ class Pools:
             status = replace(now.status, phase=DiskPhase.READY, message="", pool=kept, conditions=told)
             return replace(now, status=status)
 
-        return await self._records.change(disk, ready)
+        try:
+            return await self._records.change(disk, ready)
+        except Unavailable as error:  # of the store: what serves goes on serving, whether that can be recorded or not
+            log.warning("disk %s serves, which could not be recorded: %s", disk.meta.name, error)
+            return ready(disk)
 
     async def _tell(self, disk: Disk, condition: Condition) -> None:
         def told(now: Disk) -> Disk:

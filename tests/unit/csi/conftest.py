@@ -42,7 +42,7 @@ async def driver(short_dir: Path) -> AsyncIterator[Driver]:
     endpoint = f"unix://{short_dir}/csi.sock"
     volumes, node = MemoryVolumes(), MemoryNode()
     snapshots = MemorySnapshots(volumes)
-    server = build_server(volumes, snapshots, MemoryGroups(snapshots), node, THIS, endpoint)
+    server = build_server(volumes, volumes, snapshots, MemoryGroups(snapshots), node, THIS, endpoint)
     await server.start()
     async with CsiClient(endpoint, timeout_s=10) as client:
         yield Driver(endpoint, short_dir / "csi.sock", volumes, node, client)

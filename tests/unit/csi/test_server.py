@@ -29,7 +29,7 @@ GIB = 1 << 30
 def new_server(endpoint: str) -> CsiServer:
     volumes = MemoryVolumes()
     snapshots = MemorySnapshots(volumes)
-    return build_server(volumes, snapshots, MemoryGroups(snapshots), MemoryNode(), THIS, endpoint)
+    return build_server(volumes, volumes, snapshots, MemoryGroups(snapshots), MemoryNode(), THIS, endpoint)
 
 
 # --- Identity ----------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ async def test_stop_lets_calls_in_flight_end(short_dir: Path) -> None:
     endpoint = f"unix://{short_dir}/s"
     volumes = MemoryVolumes()
     snapshots = MemorySnapshots(volumes)
-    server = build_server(volumes, snapshots, MemoryGroups(snapshots), MemoryNode(), THIS, endpoint)
+    server = build_server(volumes, volumes, snapshots, MemoryGroups(snapshots), MemoryNode(), THIS, endpoint)
     await server.start()
     async with CsiClient(endpoint) as client:
         volumes.gate.clear()
