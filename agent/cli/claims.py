@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from agent.cli.binding import state_dir_option
+from agent.cli.binding import is_meant, state_dir_option
 from agent.cli.output import configure_logs, log_options, output_option, print_json
-from agent.errors import FailedPrecondition, InvalidArgument, Unavailable
+from agent.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from agent.model import Disk
@@ -64,7 +64,7 @@ def claim(
         from agent.model import DiskDriver, Tier
 
         wanted = (Tier(tier) if tier else None, DiskDriver(driver) if driver else None)
-        disks = [await claiming.find(name) for name in names]
+        disks = [await _find(claiming, name) for name in names]
         for disk in disks:
             claiming.require_claimable(disk)
         if not yes:
@@ -81,7 +81,7 @@ def release(names: Sequence[str], state_dir: Path, timeout_s: float, output: str
     configure_logs(logging["log_level"], logging["log_format"])
 
     async def work(claiming: Claiming) -> list[Disk]:
-        disks = [await claiming.find(name) for name in names]
+        disks = [await _find(claiming, name) for name in names]
         for disk in disks:
             await claiming.require_empty(disk)
         return await _each(disks, claiming.release)
@@ -98,7 +98,7 @@ def _run(
     from agent.store.local import open_local
     from agent.volumes.claiming import Claiming
 
-    if not locks.is_held(state_dir / "agent.lock"):
+    if not locks.is_held(state_dir):
         raise Unavailable(f"no agent runs on {state_dir}: start `quarry standalone`, or give its --state-dir")
 
     def report(disk: Disk) -> None:
@@ -112,6 +112,24 @@ def _run(
             await store.close()
 
     return asyncio.run(run())
+
+
+async def _find(claiming: Claiming, wanted: str) -> Disk:
+    """The disk that is meant. FailedPrecondition with the reasons when the machine has it and the agent no record."""
+    from agent.disks.candidates import Candidates
+    from agent.disks.inventory import Inventory
+    from agent.disks.machine import Machine
+
+    try:
+        return await claiming.find(wanted)
+    except NotFound:
+        inventory = Inventory(Candidates(Machine(), loop_devices=True))
+        await inventory.scan()
+        for known in inventory.known.values():
+            if is_meant(wanted, known) and known.reasons:
+                reasons = "; ".join(reason.text for reason in known.reasons)
+                raise FailedPrecondition(f"{known.status.path}: {reasons}") from None
+        raise
 
 
 async def _each(disks: Sequence[Disk], action: Callable[[Disk], Awaitable[Disk]]) -> list[Disk]:

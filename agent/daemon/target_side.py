@@ -115,7 +115,7 @@ class TargetSide:
     def _hold_folder(self) -> None:
         """Keep other agents off the state folder."""
         make_private(self.settings.state_dir)
-        self._closers.callback(os.close, _lock(self.settings.state_dir / "agent.lock"))
+        self._closers.callback(os.close, _lock(self.settings.state_dir))
 
     async def _build_target_side(self, store: Store) -> Core:
         """Everything between the target and the store."""
@@ -314,5 +314,5 @@ def _lock(path: Path) -> int:
             f"state folder {path.parent} cannot be used: {path.name}: {error.strerror}; check --state-dir"
         ) from error
     if descriptor is None:
-        raise FailedPrecondition(f"another agent runs on {path.parent}; stop it or give another --state-dir")
+        raise FailedPrecondition(f"another agent runs on {path}; stop it or give another --state-dir")
     return descriptor

@@ -1,4 +1,7 @@
-"""The lock that one process holds on a file as long as it lives."""
+"""The lock that one process holds on a folder as long as it lives.
+
+On the folder itself: a lock file in it can be deleted by hand, and then a second process would get in.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ _PAUSE_S = 0.02
 
 
 def hold(path: Path) -> int | None:
-    """Take the lock of `path`, which is made when missing; it lasts until the descriptor is closed. None: held."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Take the lock of the folder `path`; it lasts until the descriptor is closed. None: another process has it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + LOOK_S
     while True:
         try:
@@ -29,9 +32,9 @@ def hold(path: Path) -> int | None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of `path`. A file that is not there, or not ours to read, is not held."""
+    """Whether a process holds the lock of `path`. A folder that is not there, or not ours to read, is not held."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

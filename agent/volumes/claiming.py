@@ -54,13 +54,18 @@ class Claiming:
         raise FailedPrecondition(f"{_named(disk)}: {reasons}")
 
     async def claim(self, disk: Disk, tier: Tier | None, driver: DiskDriver | None = None) -> Disk:
-        """Claim, and return when the pool is there. One that is refused is as before: FailedPrecondition says why."""
+        """Claim, and return when the pool is there. One that is refused is as before: FailedPrecondition says why.
+
+        FailedPrecondition, too, as soon as somebody else releases it.
+        """
         before, asked_at = disk.spec, time.time()
         wanted = replace(
             before, claimed=True, tier_override=tier or before.tier_override, driver=driver or before.driver
         )
         disk = await self._wish(disk, wanted)
         disk = await self._follow(disk, lambda now: _is_ready(now) or _refusal(now, asked_at, USABLE, DRIVER) != "")
+        if disk.spec.claimed is not True:
+            raise FailedPrecondition(f"{_named(disk)} was released by somebody else meanwhile; it is not in service")
         if not _is_ready(disk):
             if not disk.status.pool.uuid or disk.spec.driver not in (None, disk.status.driver):
                 await self._wish(disk, before)
@@ -83,11 +88,13 @@ class Claiming:
     async def release(self, disk: Disk) -> Disk:
         """Release, and return when the disk is blank, with the driver that it has.
 
-        FailedPrecondition, and nothing changed, while it is in use.
+        FailedPrecondition, and nothing changed, while it is in use, and as soon as somebody else claims it.
         """
         before, asked_at = disk.spec, time.time()
         disk = await self._wish(disk, replace(before, claimed=False, driver=None))
         disk = await self._follow(disk, lambda now: _is_released(now) or _refusal(now, asked_at, RELEASED) != "")
+        if disk.spec.claimed:
+            raise FailedPrecondition(f"{_named(disk)} was claimed by somebody else meanwhile; it is in service")
         if not _is_released(disk):
             await self._wish(disk, before)
             raise FailedPrecondition(_refusal(disk, asked_at, RELEASED))
@@ -97,12 +104,14 @@ class Claiming:
         return await self._records.change(disk, lambda now: replace(now, spec=spec))
 
     async def _follow(self, disk: Disk, is_over: Callable[[Disk], bool]) -> Disk:
+        """The record as soon as `is_over` says so, or somebody else wishes something else."""
+        wished = disk.spec.claimed
         deadline, told = time.monotonic() + self._timeout_s, None
         while True:
             if disk.status.phase is not told:
                 self._report(disk)
                 told = disk.status.phase
-            if is_over(disk):
+            if is_over(disk) or disk.spec.claimed != wished:
                 return disk
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(

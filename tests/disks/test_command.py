@@ -98,6 +98,38 @@ async def test_a_disk_that_carries_something_is_refused_and_stays_unclaimed(
             assert not (await node.until(each, lambda disk: True)).spec.claimed
 
 
+async def test_a_copy_of_a_disk_is_told_what_it_is(start_node: Any, make_disk: Callable[..., LoopDisk]) -> None:
+    disk = make_disk()
+    twin = LoopDisk(disk.file)
+    twin.plug()  # two devices that say to be one disk
+    try:
+        async with start_node() as node:
+            done = await node.quarry("claim", twin.device, "--yes")
+            assert done.returncode == ExitCode.PRECONDITION, done.stderr
+            assert f"says to be the same disk as {disk.name}" in done.stderr
+            assert disk.is_blank()
+            absent = await node.quarry("claim", "/dev/nothing", "--yes")
+            assert absent.returncode == ExitCode.NOT_FOUND
+    finally:
+        twin.close()
+
+
+async def test_a_claim_ends_when_somebody_else_releases_the_disk(
+    start_node: Any, make_disk: Callable[..., LoopDisk]
+) -> None:
+    disk = make_disk()
+    async with start_node() as node:
+        await node.until(disk, lambda disk: disk.status.eligible)
+        with node.frozen():  # so that the claim is not carried out before it is overtaken
+            claiming = asyncio.create_task(node.quarry("claim", disk.device, "--yes"))
+            await node.until(disk, lambda disk: disk.spec.claimed is True)
+            await node.want(disk, claimed=False)
+            done = await asyncio.wait_for(claiming, 20)
+        assert done.returncode == ExitCode.PRECONDITION, done.stderr
+        assert "released by somebody else" in done.stderr
+        assert (await node.until(disk, lambda disk: True)).spec.claimed is False
+
+
 def test_without_an_agent_nothing_is_wished(folder: Path) -> None:
     argv = [sys.executable, "-m", "agent.cli.main", "disks", "claim", "sda", "--yes", "--state-dir", str(folder)]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
