@@ -14,7 +14,7 @@ import click
 
 from agent.cli import agent_disks, recorded
 from agent.cli.asking import Where
-from agent.cli.binding import bind, is_meant, unbind
+from agent.cli.binding import bind, is_meant, state_dir_option, unbind
 from agent.cli.claims import claim, release
 from agent.cli.locate import locate
 from agent.cli.output import configure_logs, log_options, output_option, print_json
@@ -62,7 +62,7 @@ def list_disks(recording: Path | None, where: Where, output: str) -> None:
         agent_disks.KIND.print_all(where, output, lambda disk: where.node in (None, disk["status"]["node"]))
         return
     state_dir = where.state_dir
-    inventory = _scanned(_source(recording))
+    inventory = _scanned(_source(recording, state_dir))
     found = _with_records(_with_away(inventory, recording, state_dir), recording, state_dir)
     now = agent_disks.told(state_dir) if recording is None else {}
     if output == "json":
@@ -85,7 +85,7 @@ def show(disk: str, recording: Path | None, where: Where, output: str) -> None:
         agent_disks.KIND.print_one(where, disk, output)
         return
     state_dir = where.state_dir
-    inventory = _scanned(_source(recording))
+    inventory = _scanned(_source(recording, state_dir))
     found = _with_records(_with_away(inventory, recording, state_dir), recording, state_dir)
     known, kept = _find(disk, found)
     told, shown = _health(known, state_dir) if recording is None and known.name != "-" else ({}, [])
@@ -100,9 +100,10 @@ def show(disk: str, recording: Path | None, where: Where, output: str) -> None:
 
 @disks.command(short_help="Follow disks as they come, change and go.")
 @_RECORDING
+@state_dir_option
 @output_option
 @log_options("warning")
-def watch(recording: Path | None, output: str, **logging: str | None) -> None:
+def watch(recording: Path | None, state_dir: Path, output: str, **logging: str | None) -> None:
     """List all disks, then a line for each that comes, changes or goes, until Ctrl-C. JSON: one document a line."""
     configure_logs(logging["log_level"], logging["log_format"])
     import asyncio
@@ -114,7 +115,7 @@ def watch(recording: Path | None, output: str, **logging: str | None) -> None:
         inventory = Inventory(source)
         await Watch(source, inventory).run(_print_changes_json if output == "json" else _print_changes)
 
-    source = _source(recording)
+    source = _source(recording, state_dir)
     try:
         asyncio.run(follow())
     except* BrokenPipeError:  # `quarry disks watch | head`
@@ -144,11 +145,11 @@ def record(file: Path, **logging: str | None) -> None:
     _print_unseen(inventory)
 
 
-def _source(recording: Path | None) -> Source:
+def _source(recording: Path | None, state_dir: Path) -> Source:
     if recording is None:
         from agent.disks.machine import Machine
 
-        return Machine()
+        return Machine(volumes=lambda: recorded.volumes_shown(state_dir))
     from agent.disks.recording import Recorded, load
 
     try:

@@ -42,6 +42,16 @@ def records(state_dir: Path) -> list[Disk]:
         return []
 
 
+def volumes_shown(state_dir: Path) -> dict[str, str]:
+    """The volumes that the agent of `state_dir` shows as devices of this machine, by the devices' kernel names."""
+    from agent.volumes.ublk import noted_devices
+
+    try:
+        return noted_devices(state_dir / "node" / "ublk")
+    except PermissionError:
+        return {}
+
+
 def joined(known: Mapping[str, Known], disks: Iterable[Disk]) -> list[tuple[Known, Disk | None]]:
     """Each disk seen with its record, then those on record that are not seen, named `-`."""
     from agent.disks.inventory import Known

@@ -32,6 +32,7 @@ class Code(StrEnum):
 
     KIND = "kind"
     NETWORK = "network"
+    OURS = "ours"
     PATH = "path"
     REMOVABLE = "removable"
     READONLY = "read-only"
@@ -80,18 +81,20 @@ def reasons(facts: Facts, look: Look, twins: Sequence[str] = (), policy: Policy 
     A disk that carries its own pool and nothing else may be claimed: that pool is imported.
     """
     policy = policy or Policy()
-    return (
+    if facts.volume:
+        return (Reason(Code.OURS, f"is {facts.volume} of Quarry, in use on this machine: it is no disk"),)
+    found = (
         *_of_kind(facts, policy),
         *_of_identity(facts, twins),
         *_of_state(facts, policy),
         *_of_use(facts),
-        *_of_content(facts, look),
     )
+    return (*found, *_of_partitions(facts), *_of_content(facts, look, is_free=not found))
 
 
 def worth_reading(facts: Facts) -> bool:
     """Whether to read from the device: not over a network, where an answer may never come, nor what never serves."""
-    if facts.path_of or facts.suspended or not facts.size_bytes or facts.transport in NETWORK:
+    if facts.path_of or facts.volume or facts.suspended or not facts.size_bytes or facts.transport in NETWORK:
         return False
     return facts.transport not in (Transport.MEMORY, Transport.OPTICAL, Transport.FLOPPY, Transport.UBLK)
 
@@ -160,12 +163,16 @@ def _of_use(facts: Facts) -> Iterator[Reason]:
         yield Reason(Code.LOOP, f"is shown by {_names(facts.loops)}: `losetup --detach` it")
 
 
-def _of_content(facts: Facts, look: Look) -> Iterator[Reason]:
+def _of_partitions(facts: Facts) -> Iterator[Reason]:
     if facts.partitions:
         parts = [f"{part.name} ({part.fs_type})" if part.fs_type else part.name for part in facts.partitions]
         yield Reason(Code.PARTITIONS, f"has the partition{'s' * (len(parts) > 1)} {_names(parts)}")
+
+
+def _of_content(facts: Facts, look: Look, *, is_free: bool) -> Iterator[Reason]:
+    """`is_free`: nobody uses the disk and it could be claimed. Only then is it said how to destroy what is on it."""
     if look.content is not None:
-        yield from _of_look(facts, look.content)
+        yield from _of_look(facts, look.content, is_free=is_free)
         return
     for signature in facts.told_content:
         yield Reason(Code.CONTENT, f"carries {signature}, says udev")
@@ -175,7 +182,7 @@ def _of_content(facts: Facts, look: Look) -> Iterator[Reason]:
         yield Reason(Code.UNREADABLE, f"could not be looked into: {look.problem or 'it has not been read yet'}")
 
 
-def _of_look(facts: Facts, content: Content) -> Iterator[Reason]:
+def _of_look(facts: Facts, content: Content, *, is_free: bool) -> Iterator[Reason]:
     label = content.label
     own = label is not None and bool(facts.identity) and label.name == POOL_PREFIX + facts.identity
     if content.blank or (own and content.only_label):
@@ -184,8 +191,11 @@ def _of_look(facts: Facts, content: Content) -> Iterator[Reason]:
         yield Reason(
             Code.OTHER_POOL,
             f"carries {content.description}, made on another disk than this one ({facts.identity or 'no id'}): "
-            f"it is a copy of that disk, or names itself differently here; if it is not needed: {_overwrite(facts)}",
+            "it is a copy of that disk, or names itself differently here, and may hold volumes that are in use",
         )
+        return
+    if not is_free:
+        yield Reason(Code.CONTENT, f"carries {content.description}")
         return
     how = f"`wipefs --all {facts.node}`" if content.recognized and label is None else _overwrite(facts)
     yield Reason(Code.CONTENT, f"carries {content.description}; if nothing of it is needed: {how}")

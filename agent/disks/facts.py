@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from agent.disks import ours
 from agent.disks import transport as transports
 from agent.disks.identity import Marks, identity
 from agent.disks.source import Number, Source, Usage
@@ -83,6 +84,8 @@ class Facts:
     boot: bool = False
     swap: bool = False
     loops: tuple[str, ...] = ()
+    volume: str = ""
+    """The volume of Quarry that it shows, in words."""
 
     def same_device_as(self, other: Facts) -> bool:
         """Whether nothing differs that hints at another content: mounts come and go without changing it."""
@@ -127,6 +130,7 @@ def read(source: Source, name: str, usage: Usage) -> Facts | None:
         holders=tuple(source.entries(f"{here}/holders")),
         below=_wholes(source, (*slaves, *_backing_device(source, name))),
         told_content=_told(properties),
+        volume=ours.volume_shown(source, name, kind, usage),
     )
     facts = _with_place(source, facts, sys_path)
     facts = replace(facts, path_of=_path_of(source, facts, properties))

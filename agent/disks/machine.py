@@ -37,8 +37,10 @@ class Machine:
     Raises FailedPrecondition when libudev is not installed.
     """
 
-    def __init__(self, sysfs: Path = SYSFS) -> None:
+    def __init__(self, sysfs: Path = SYSFS, volumes: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`volumes` tells which volumes the agent here has devices of, by their kernel names."""
         self._sysfs = sysfs
+        self._volumes = volumes
         try:
             self._udev = pyudev.Context()
         except ImportError as error:  # how pyudev says that it found no C library
@@ -80,7 +82,7 @@ class Machine:
 
     def usage(self) -> Usage:
         unseen = list[str]()
-        return Usage(_mounts(unseen), _swaps(), self._loops(), tuple(unseen))
+        return Usage(_mounts(unseen), _swaps(), self._loops(), tuple(unseen), self._volumes())
 
     async def look(self, name: str, node: str) -> Look:
         device = Path(node)

@@ -31,6 +31,7 @@ class Recording:
     swaps: list[str] = field(default_factory=list)
     loops: dict[str, list[str]] = field(default_factory=dict)
     unseen: list[str] = field(default_factory=list)
+    volumes: dict[str, str] = field(default_factory=dict)
     looks: dict[str, Look] = field(default_factory=dict)
 
 
@@ -90,6 +91,7 @@ class Recorder:
         kept.swaps = sorted(map(_text, usage.swaps))
         kept.loops = {_text(number): list(names) for number, names in usage.loops.items()}
         kept.unseen = list(usage.unseen)
+        kept.volumes = dict(usage.volumes)
         return usage
 
     async def look(self, name: str, node: str) -> Look:
@@ -129,6 +131,7 @@ class Recorded:
             frozenset(map(_number, kept.swaps)),
             {_number(number): tuple(names) for number, names in kept.loops.items()},
             tuple(kept.unseen),
+            kept.volumes,
         )
 
     async def look(self, name: str, node: str) -> Look:

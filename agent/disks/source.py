@@ -34,6 +34,8 @@ class Usage:
     """Loop devices that show a block device (rather than a file), by that device."""
     unseen: tuple[str, ...] = ()
     """What could not be looked at, in words."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Volumes by the kernel name of the device that shows them, as far as the agent here has notes of it."""
 
 
 @dataclass(frozen=True, slots=True)

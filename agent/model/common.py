@@ -8,6 +8,9 @@ from enum import StrEnum
 NQN_PREFIX = "nqn.2026-11.storage.quarry"
 """Prefix of every subsystem we own; nothing else is ever deleted."""
 
+VOLUME_NQN_PREFIX = f"{NQN_PREFIX}:vol:"
+"""Prefix of the subsystems that export volumes; the volume's id follows."""
+
 POOL_PREFIX = "quarry-"
 """Prefix of every lvstore we own: `quarry-<disk id>`."""
 

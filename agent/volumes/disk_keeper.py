@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 RETRY_MAX_S = 30.0
 
-_NO_DISK = {Code.KIND, Code.PATH, Code.NETWORK}
+_NO_DISK = {Code.KIND, Code.PATH, Code.NETWORK, Code.OURS}
 """What is refused for one of these is no disk of this machine, and gets no record."""
 
 

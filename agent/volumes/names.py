@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 
-from agent.model import NQN_PREFIX
+from agent.model import VOLUME_NQN_PREFIX
 
 _VOLUME_ID = re.compile(r"vol-[0-9a-f]{32}")
 _SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{32}(-[1-9][0-9]{0,8})?")
 _GROUP_ID = re.compile(r"group-[0-9a-f]{32}")
 _HELPER = re.compile(r"help-[0-9a-f]{32}")
-_VOLUME_NQN_PREFIX = f"{NQN_PREFIX}:vol:"
 
 
 def volume_id(csi_name: str) -> str:
@@ -75,12 +74,12 @@ def is_helper_name(text: str) -> bool:
 
 def volume_nqn(volume: str) -> str:
     """NQN of the subsystem that exports `volume`."""
-    return _VOLUME_NQN_PREFIX + volume
+    return VOLUME_NQN_PREFIX + volume
 
 
 def volume_of_nqn(nqn: str) -> str | None:
     """The volume a subsystem NQN exports, or None when the subsystem is not one of ours."""
-    name = nqn.removeprefix(_VOLUME_NQN_PREFIX)
+    name = nqn.removeprefix(VOLUME_NQN_PREFIX)
     return name if name != nqn and is_volume_id(name) else None
 
 

@@ -243,6 +243,18 @@ class UblkFrontend:
         await self._notes.write(name, note)
 
 
+def noted_devices(notes: Path) -> dict[str, str]:
+    """The volumes that have a ublk device on this machine now, by the device's kernel name."""
+    journal, boot_id, found = Journal(notes), devices.boot_id(), dict[str, str]()
+    for volume in journal.keys():  # noqa: SIM118 - no mapping
+        note = journal.read(volume)
+        if note and note.get("boot") == boot_id and note.get("identity"):
+            number = int(note["id"])
+            if ublk.identity(number) == note["identity"]:
+                found[ublk.path(number).name] = volume
+    return found
+
+
 def _refusal(error: RpcError) -> QuarryError:
     if error.code == rpc_ublk.METHOD_NOT_FOUND:
         return FailedPrecondition("this target has no ublk (it takes spdk_tgt): use the frontend nvme-tcp")

@@ -83,9 +83,40 @@ async def test_what_is_on_a_disk_is_told_with_its_users() -> None:
     assert used.mount_points == ("/mnt/inuse",)
     assert used.signatures == ("a gpt partition table",)
     assert "has the partition sda1 (ext4)" in used.reasons
-    assert any("wipefs --all /dev/sda" in reason for reason in used.reasons)
+    assert "carries a gpt partition table" in used.reasons
+    assert not any("wipefs" in reason for reason in used.reasons), "somebody uses it"
     assert known["sdb"].status.holders == ("dm-0",)
     assert known["nvme0n1"].status.signatures == ()
+
+
+async def test_how_to_empty_a_disk_is_said_only_when_nobody_uses_it() -> None:
+    machine = lab()
+    machine.recording.mounts.clear()
+    machine.recording.files["class/block/sda/size"] = str(8 << 21)
+    inventory = Inventory(machine)
+    await inventory.scan()
+    assert any("wipefs --all /dev/sda" in reason for reason in inventory.known["sda"].status.reasons)
+    for name in ("sdb", "sdc", "loop0"):  # held, read-only, no disk
+        reasons = inventory.known[name].status.reasons
+        assert not any("wipefs" in reason or "blkdiscard" in reason for reason in reasons), (name, reasons)
+
+
+async def test_devices_of_our_volumes_are_named_and_nothing_is_said_against_them() -> None:
+    machine, volume = lab(), "vol-" + "a" * 32
+    machine.recording.files["class/block/nvme2n1/device/subsysnqn"] = f"nqn.2026-11.storage.quarry:vol:{volume}"
+    machine.recording.files["class/block/loop0/loop/backing_file"] = (
+        "/srv/d0.img.lvs/7e0a5f5e-1d5c-4d5a-9b0e-3d3b1e8f4a11.data"
+    )
+    machine.recording.volumes["ublkb1"] = volume
+    for name in ("nvme2n1", "loop0", "ublkb1"):
+        machine.recording.looks[name] = carries("a ext4")
+    known = await discovered(machine=machine)
+    for name in ("nvme2n1", "loop0", "ublkb1"):
+        (reason,) = known[name].status.reasons
+        assert codes(known[name]) == "ours"
+        assert "in use on this machine" in reason
+        assert (volume in reason) == (name != "loop0")
+        assert name not in machine.looked, "nothing is read from it"
 
 
 async def test_no_namespace_over_a_network_and_no_hidden_path_is_read_from() -> None:
