@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from pathlib import Path
 
 from agent.errors import FailedPrecondition, Unavailable
+from agent.host import holders
 
 OPEN_TIMEOUT_S = 30.0
 
@@ -31,9 +33,8 @@ class Hold:
             raise Unavailable(f"{path} did not open within {OPEN_TIMEOUT_S:g} s") from None
         except OSError as error:
             if error.errno == errno.EBUSY:
-                raise FailedPrecondition(
-                    f"{path} is in use by another program or the kernel: see `lsblk {path}`"
-                ) from error
+                told = await asyncio.to_thread(holders.describe, Path(path))
+                raise FailedPrecondition(told or f"{path} is in use by the kernel: see `lsblk {path}`") from error
             raise Unavailable(f"{path} cannot be opened: {error.strerror}") from error
 
     def is_of(self, path: str) -> bool:

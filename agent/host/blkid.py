@@ -6,6 +6,7 @@ signature *and* both ends and samples between read as zeroes.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from agent.errors import FailedPrecondition
 from agent.host import content as contents
-from agent.host import process
+from agent.host import holders, process
 
 PROBE_TIMEOUT_S = 30.0
 UNLABEL_TIMEOUT_S = 300.0
@@ -113,7 +114,8 @@ async def remove_pool(device: Path, label: Label) -> None:
     command = [*_script("unlabel", device), label.name, label.uuid]
     done = await process.run(command, timeout_s=UNLABEL_TIMEOUT_S, ok_codes=codes)
     if done.code == contents.HELD:
-        raise FailedPrecondition(f"{device} is in use: see `lsblk {device}`")
+        told = await asyncio.to_thread(holders.describe, device)
+        raise FailedPrecondition(told or f"{device} is in use: see `lsblk {device}`")
     if done.code == contents.OTHER:
         raise FailedPrecondition(f"{device} does not carry the pool {label.name!r} ({label.uuid}) any more")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import FailedPrecondition, NotFound, QuarryError, Unavailable
-from agent.host import blkid, filesystem, mount
+from agent.host import blkid, filesystem, holders, mount
 from agent.host import device as devices
 from agent.host.paths import CheckedPath, check_path
 from agent.model import AccessMode, Attachment, Frontend, Volume
@@ -124,7 +124,7 @@ class NodeVolumes:
             await self._freezer.thaw(volume_id)
             await mount.ensure_unmounted(path.real)
             if device is not None and device.exists() and await blkid.is_held(device):
-                raise Unavailable(f"volume {volume_id} is still being written back; repeat the call")
+                raise Unavailable(await _who_has(volume_id, device))
             for driver in drivers:
                 await driver.detach(volume_id, volume)
             await self._freezer.forget(volume_id)
@@ -342,6 +342,13 @@ class NodeVolumes:
         if found is None:
             raise FailedPrecondition(f"volume {volume.meta.name} is not published to node {self._node_name}")
         return found
+
+
+async def _who_has(volume_id: str, device: Path) -> str:
+    """Why a device that no mount shows cannot be detached, with the remedy where somebody has it."""
+    if told := await asyncio.to_thread(holders.describe, device):
+        return f"volume {volume_id}: {told}; then repeat the call"
+    return f"volume {volume_id} is still being written back; repeat the call"
 
 
 async def _detach_unused(driver: FrontendDriver, volume: Volume) -> None:

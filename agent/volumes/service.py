@@ -348,10 +348,12 @@ class VolumeService:
             )
         if size_bytes <= volume.spec.size_bytes:
             return await self._settle(volume)
-        self._ledger.require_space(disk)
         local.require_growable(volume)
+        if size_bytes > (most := self._ledger.ceiling(pool, volume.spec.provisioning)):
+            raise OutOfRange(f"required_bytes: {size_bytes} is more than disk {disk} can ever hold ({most})")
+        self._ledger.require_space(disk)
         if not self._ledger.can_grow(name, size_bytes):
-            raise OutOfRange(f"required_bytes: disk {disk} has no room to grow volume {name} to {required_bytes} bytes")
+            raise ResourceExhausted(f"disk {disk} has no room now to grow volume {name} to {size_bytes} bytes")
         return await self._grow(volume, disk, size_bytes)
 
     async def _grow(self, volume: Volume, disk: str, size_bytes: int) -> Volume:

@@ -71,15 +71,16 @@ class Sources:
 
     def _placed(self, request: CreateVolume, disk: str, size_bytes: int) -> CreateVolume:
         """`request` with the place and the least size that its source leaves it."""
-        if request.required_bytes and request.required_bytes < size_bytes:
-            raise OutOfRange(
-                f"required_bytes: {request.required_bytes} is less than the source has; ask for {size_bytes} or more"
-            )
         if request.limit_bytes and request.limit_bytes < size_bytes:
             raise OutOfRange(f"limit_bytes: {request.limit_bytes} is less than the source has ({size_bytes})")
         pool = self._ledger.pool(disk)
         if pool is None:
             raise Unavailable(f"disk {disk} of the source is not ready; repeat the call when it is")
+        # The source was rounded up too: who asks for the same as its owner did is given the same.
+        if request.required_bytes and pool.round_up(request.required_bytes) < size_bytes:
+            raise OutOfRange(
+                f"required_bytes: {request.required_bytes} is less than the source has; ask for {size_bytes} or more"
+            )
         if "tier" in dict(request.parameters) and request.tier is not pool.tier:
             raise InvalidArgument(
                 "parameters['tier']",

@@ -112,7 +112,7 @@ class Create(Call):
             yield Outcome(StatusCode.NOT_FOUND, world)
             return
         parameters = dict(self.parameters)
-        too_small = 0 < self.required < found.size or 0 < self.limit < found.size
+        too_small = (self.required and rounded(self.required) < found.size) or 0 < self.limit < found.size
         if too_small:
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
         if parameters.get("tier", found.tier) != found.tier:
@@ -130,7 +130,7 @@ class Create(Call):
         if self.limit and made.size > self.limit:
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
             return
-        if (self.required or made.size) > (pool.size - pool.reserve if made.thick else pool.size * pool.ratio):
+        if (self.required or made.size) > pool.ceiling(made.thick):
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
             return
         (surely, _), (_, perhaps) = (setting.room(each, made.tier, made.thick) for each in (way or world, world))
@@ -275,8 +275,9 @@ class Expand(Call):
         if size - volume.size <= perhaps:
             grown = world.having(replace(volume, size=size))
             yield Outcome(StatusCode.OK, grown, lambda response: response.capacity_bytes == size)
-        if size - volume.size > surely:
+        if size > setting.pools[volume.tier].ceiling(volume.thick):
             yield Outcome(StatusCode.OUT_OF_RANGE, world)
+        elif size - volume.size > surely:
             yield Outcome(StatusCode.RESOURCE_EXHAUSTED, world)
 
 

@@ -142,6 +142,10 @@ class Pool:
     reserve: int
     warning: int
 
+    def ceiling(self, thick: bool) -> float:
+        """The most that a volume could ever be."""
+        return self.size - self.reserve if thick else self.size * self.ratio
+
     def promised(self, weights: list[Weight]) -> float:
         return sum(each.size if each.thick else each.size / self.ratio for each in weights)
 
