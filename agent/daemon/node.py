@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-import uuid
-from dataclasses import replace
 from pathlib import Path
 
 from agent.config import Settings
 from agent.csi.server import CsiServer, build_node_server
 from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, lease_namespace, with_events
+from agent.daemon.registration import own_id, register
 from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
-from agent.errors import Conflict, FailedPrecondition
-from agent.host import ublk
-from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState, Volume
+from agent.errors import FailedPrecondition
+from agent.model import StorageNode, TargetState, Volume
 from agent.store.interface import Store
 from agent.store.kubernetes.leases import Holder, Leases, node_labels
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
@@ -59,7 +56,8 @@ class NodeAgent(TargetSide):
             labels = await node_labels(cluster.connection, self.settings.node_name)
             self.settings = self.settings.model_copy(update={"zone": labels.get(_ZONE_LABEL, "")})
         here = PlacedHere(store, self.settings.node_name)
-        this = await self._register_node(store)
+        self._registration = await register(store, self.settings)
+        this = await self._registration.record(TargetState.STARTING, "")
         await self._register_disks(here)
         core = self._core = await self._build_target_side(here)
         server = self._build_services(store, core, this)
@@ -68,7 +66,7 @@ class NodeAgent(TargetSide):
         await self.rpc.start()
         settling.start()
         self._closers.push_async_callback(settling.stop)
-        self._background.every("target-state", _TOLD_EVERY_S, lambda: self._tell_target_state(store))
+        self._background.every("node-record", _TOLD_EVERY_S, self._tell_of_itself)
         self._background.once("thaw", self.node.thaw_leftovers)
         self._closers.push_async_callback(self._background.stop)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
@@ -115,7 +113,7 @@ class NodeAgent(TargetSide):
     async def _hold_name(self, leases: Leases) -> None:
         """Keep other agents off the node's name. One on the same state folder takes its own Lease again at once."""
         name = self.settings.node_name
-        identity = f"{name}/{await asyncio.to_thread(_own_id, self.settings.state_dir / 'identity')}"
+        identity = f"{name}/{await asyncio.to_thread(own_id, self.settings.state_dir)}"
         self._name = Holder(leases, HEARTBEAT + name, identity, lease_s=HEARTBEAT_S, renew_s=RENEW_S)
         await self._name.acquire(refuse_renewed=True)
         self._closers.push_async_callback(self._name.release)
@@ -128,40 +126,12 @@ class NodeAgent(TargetSide):
             f"another agent has taken the name {self.settings.node_name}: this one ends. Give each node its own name"
         )
 
-    async def _register_node(self, store: Store) -> StorageNode:
-        """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
-        settings = self.settings
-        while True:
-            known = await store.get(StorageNode, settings.node_name)
-            host_nqn = known.status.host_nqn if known else ""
-            status = StorageNodeStatus(
-                addresses=(settings.nvmf_address,),
-                zone=settings.zone,
-                host_nqn=host_nqn or f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}",
-                max_volumes=settings.max_volumes_per_node,
-                frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
-                target_state=TargetState.STARTING,
-                last_heartbeat=time.time(),
-            )
-            try:
-                if known is None:
-                    return await store.create(StorageNode(Meta(settings.node_name), status=status))
-                return await store.update(replace(known, status=status))
-            except Conflict:
-                continue
-
-    async def _tell_target_state(self, store: Store) -> None:
-        """Write down how the target is when that changes: nothing is placed where it does not serve."""
-        try:
-            known = await store.get(StorageNode, self.settings.node_name)
-            if known is None:
-                await self._register_node(store)
-                return
-            told = replace(known.status, target_state=self.keeper.state, target_version=self.keeper.version)
-            if told != known.status:
-                await store.update(replace(known, status=replace(told, last_heartbeat=time.time())))
-        except Conflict as error:
-            log.info("the state of the target is told with the next look: %s", error)
+    async def _tell_of_itself(self) -> None:
+        """Write down what is so of this node when that changes: nothing is placed where the target does not serve."""
+        was_recorded = await self._registration.is_recorded()
+        await self._registration.record(self.keeper.state, self.keeper.version)
+        if not was_recorded:
+            log.warning("the record of node %s was deleted, and is made again", self.settings.node_name)
 
     async def _serve_http(self, store: KubernetesStore, core: Core, server: CsiServer) -> None:
         parts = Parts(
@@ -181,12 +151,3 @@ class NodeAgent(TargetSide):
         endpoint = await serve(self.settings, parts)
         if endpoint is not None:
             self._closers.push_async_callback(endpoint.stop)
-
-
-def _own_id(file: Path) -> str:
-    """What this state folder is told from others by, made once."""
-    if not file.exists():
-        made = file.with_suffix(".new")
-        made.write_text(f"{uuid.uuid4()}\n")
-        made.replace(file)
-    return file.read_text().strip()

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-import time
-import uuid
-from dataclasses import replace
 from pathlib import Path
 
 from agent.csi.server import CsiServer, build_server
-from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, recorded_if_possible
+from agent.daemon.registration import register
+from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
-from agent.errors import FailedPrecondition
-from agent.host import ublk
-from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState
+from agent.errors import FailedPrecondition, Unavailable
+from agent.model import Frontend, StorageNode, TargetState
 from agent.store.local import LocalStore, open_local
 from agent.volumes.adoption import Adoption
 from agent.volumes.frontends import FrontendDriver
 from agent.volumes.group_keeper import GroupKeeper
 from agent.volumes.groups import GroupService
+from agent.volumes.host_names import put_right
 from agent.volumes.lineage import Lineage
 from agent.volumes.node import NodeVolumes
 from agent.volumes.placement import Ledger
@@ -132,16 +130,14 @@ class Standalone(TargetSide):
                 f"the state folder {settings.state_dir} is that of node {others[0]}, not of {settings.node_name}: "
                 f"give --node-name {others[0]}, or another --state-dir"
             )
-        host_nqn = known.status.host_nqn if known else f"nqn.2014-08.org.nvmexpress:uuid:{uuid.uuid4()}"
-        status = StorageNodeStatus(
-            addresses=(settings.nvmf_address,),
-            zone=settings.zone,
-            host_nqn=host_nqn,
-            max_volumes=settings.max_volumes_per_node,
-            frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
-            target_state=TargetState.UNKNOWN,
-            last_heartbeat=time.time(),
-        )
-        if known is None:
-            return await store.create(StorageNode(Meta(settings.node_name, created_at=time.time()), status=status))
-        return await recorded_if_possible(store, replace(known, status=status))
+        registration = await register(store, settings)
+        try:
+            recorded = await registration.record(TargetState.UNKNOWN, "")
+        except Unavailable as error:
+            if known is None:
+                raise
+            # A start is not to fail for a filesystem that is full.
+            log.error("node %s stays as it is on record: %s", settings.node_name, error)
+            recorded = known
+        await put_right(store, {settings.node_name: registration.host_nqn})
+        return recorded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.errors import AlreadyExists, FailedPrecondition, ResourceExhausted
+from agent.errors import AlreadyExists, FailedPrecondition, ResourceExhausted, Unavailable
 from agent.model import AccessMode, Attachment, StorageNode, Volume
 
 _SHARED = frozenset({AccessMode.ROX, AccessMode.RWX, AccessMode.ONE_WRITER})
@@ -35,6 +35,16 @@ class Attachments:
     def leave(self, node: str, volume: str) -> None:
         """`volume` is not on `node` any more."""
         self._volumes.get(node, set()).discard(volume)
+
+
+def require_host(node: StorageNode) -> str:
+    """By which host NQN the node connects. Unavailable when it has not told: nobody could be let in."""
+    if not node.status.host_nqn:
+        raise Unavailable(
+            f"node {node.meta.name} has not told its host NQN (its record is new, or was emptied): its agent does so "
+            "once it runs; repeat the call"
+        )
+    return node.status.host_nqn
 
 
 def present(volume: Volume, wanted: Attachment) -> bool:

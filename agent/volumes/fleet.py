@@ -16,6 +16,7 @@ from agent.store.interface import Store
 from agent.tasks.work import Work
 from agent.volumes.changes import Changes
 from agent.volumes.disk_records import takes_new_volumes
+from agent.volumes.host_names import HostNames
 from agent.volumes.lineage import Lineage
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Ledger, Pool
@@ -44,6 +45,7 @@ class Fleet:
         self._snapshot_work = Work("snapshot", self._count_snapshot)
         self._hiding = Work("internal snapshot", self._hide_if_served)
         self._moves = Work("contents of disk", self._bring_along, parallel=4)
+        self._host_names = HostNames(store, operations)
         self.volumes = Changes(store, Volume, self._volume_work.stir)
         self.snapshots = Changes(store, Snapshot, self._snapshot_work.stir)
         self._disks = Changes(store, Disk, self._disk_work.stir)
@@ -81,6 +83,7 @@ class Fleet:
             self._snapshot_work,
             self._hiding,
             self._moves,
+            self._host_names,
         ):
             await work.stop()
 
@@ -103,6 +106,7 @@ class Fleet:
         node = await self._store.get(StorageNode, name)
         if node is not None:
             self._targets[name] = node.status.target_state
+            await self._host_names.node_seen(node)
         for disk in await self._store.list(Disk):
             if disk.status.node == name:
                 await self._count_disk(disk.meta.name)
@@ -146,6 +150,7 @@ class Fleet:
             await self._store.delete(Volume, name, volume.meta.version)
             return
         self._weigh_volume(volume)
+        self._host_names.volume_seen(volume)
         self._moves.stir(*self._carried([volume], []))
 
     def _weigh_volume(self, volume: Volume) -> None:

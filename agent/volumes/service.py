@@ -41,6 +41,7 @@ from agent.store.interface import Store
 from agent.volumes import attachments, local
 from agent.volumes.attachments import Attachments
 from agent.volumes.conditions import VolumeCondition, condition
+from agent.volumes.host_names import corrected
 from agent.volumes.names import is_volume_id, volume_id
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Capacity, Ledger, Pool, choose
@@ -296,7 +297,9 @@ class VolumeService:
         target = await self._store.get(StorageNode, node)
         if target is None:
             raise NotFound("node", node)
-        wanted = Attachment(node, target.status.host_nqn, access_mode, readonly)
+        wanted = Attachment(node, attachments.require_host(target), access_mode, readonly)
+        if (right := corrected(volume, {node: wanted.host_nqn})) is not volume:
+            volume = await self._store.update(right)
         present = attachments.present(volume, wanted)
         local.require_reachable(volume, node)
         if not present:
