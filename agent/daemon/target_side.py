@@ -207,7 +207,7 @@ class TargetSide:
         return {
             Frontend.NVME_TCP: NvmeTcpFrontend(node.status.host_nqn),
             Frontend.UBLK: served_here,
-            Frontend.LOOP: LoopFrontend(self._local_path, self._notes / "loop"),
+            Frontend.LOOP: LoopFrontend(self._local_path, self._notes / "loop", self.keeper.look_at_space),
         }
 
     async def _target_socket(self) -> Path:

@@ -108,7 +108,7 @@ class TargetKeeper:
         self._changed.set()
         self._background.keep("target-keeper", self._run)
         self._background.every("target-heartbeat", self._settings.rpc.heartbeat_interval_s, self._ask_for_life)
-        self._background.every("target-space", self._settings.pool.refresh_interval_s, self._look_at_space)
+        self._background.every("target-space", self._settings.pool.refresh_interval_s, self.look_at_space)
 
     async def stop(self) -> None:
         ending = [self._background.stop(), self._settling.stop(), *(each.stop() for each in self.companions)]
@@ -194,8 +194,8 @@ class TargetKeeper:
                 log.info("the target answers again")
             self._answers = True
 
-    async def _look_at_space(self) -> None:
-        """Thin volumes fill the pools without a call of ours."""
+    async def look_at_space(self) -> None:
+        """Thin volumes fill the pools without a call of ours. What cannot be read now is read the next time."""
         if self.state is not TargetState.READY:
             return
         try:

@@ -95,10 +95,18 @@ class LoopFrontend:
 
     `local_path` tells the file (None on a real target). `notes` keeps it, durably and before attaching, so that the
     device is found again when the volume's record is gone or the target does not answer.
+
+    `count` has the target look at what is written past it: for the last time it can tell that somebody wrote.
     """
 
-    def __init__(self, local_path: Callable[[str], Awaitable[Path | None]], notes: Path) -> None:
+    def __init__(
+        self,
+        local_path: Callable[[str], Awaitable[Path | None]],
+        notes: Path,
+        count: Callable[[], Awaitable[None]],
+    ) -> None:
         self._local_path = local_path
+        self._count = count
         self._notes = Journal(notes)
 
     async def attach(self, volume: Volume) -> Path:
@@ -121,6 +129,7 @@ class LoopFrontend:
             with suppress(NotFound):
                 file = await self._local_path(volume_id)
         if file is not None:
+            await self._count()
             await _detach_file(file)
         await self._notes.remove(volume_id)
 

@@ -40,6 +40,33 @@ async def test_a_thin_lvol_takes_clusters_as_it_is_written(rpc: Client, pool: Po
     await host.close()
 
 
+async def test_a_discard_does_not_reach_what_a_snapshot_holds(
+    rpc: Client, pool: Pool, export: Export, port: int
+) -> None:
+    uuid = await lvol.create(rpc, pool.name, "v", 16 * MIB)
+    host = await initiator.connect(ADDRESS, port, await export(uuid), HOST)
+    for number in range(4):
+        await host.write(1, number * MIB, bytes([number + 1]) * MIB)
+    snapshot = await lvol.snapshot(rpc, uuid, "s")
+    await host.write(1, MIB, b"\x11" * 4096)  # the second cluster is the volume's own from here on
+    await host.unmap(1, 512 * 1024, 2 * MIB)
+    assert await host.read(1, 0, MIB) == b"\x01" * MIB
+    assert await host.read(1, MIB, MIB) == bytes(MIB)
+    assert await host.read(1, 2 * MIB, MIB) == b"\x03" * MIB
+    assert (await allocated(rpc, uuid), await allocated(rpc, snapshot)) == (1, 4)
+
+    # Without the snapshot all is the volume's own, and a discard gives it back.
+    await lvol.delete(rpc, snapshot)
+    assert await host.read(1, 0, MIB) == b"\x01" * MIB
+    assert await host.read(1, 2 * MIB, MIB) == b"\x03" * MIB
+    assert await allocated(rpc, uuid) == 4
+    await host.unmap(1, 0, 3 * MIB)
+    assert await host.read(1, 0, 3 * MIB) == bytes(3 * MIB)
+    assert await host.read(1, 3 * MIB, MIB) == b"\x04" * MIB
+    assert await allocated(rpc, uuid) == 1
+    await host.close()
+
+
 async def test_a_full_pool_refuses_writes_and_keeps_what_is_there(
     rpc: Client, target: Target, export: Export, port: int, name: Name
 ) -> None:

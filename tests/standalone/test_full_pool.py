@@ -133,7 +133,7 @@ async def test_nothing_is_promised_while_the_pool_is_short_of_space(machine: Mac
 
             await until(low)
             message = (await condition(client, volume))[1]
-            assert "nearly full (" in message and "delete volumes or snapshots" in message
+            assert "nearly full (" in message and "delete snapshots or volumes" in message
             await client.call("create_volume", "still fine", SIZE, {"tier": "ssd"})
 
             written = await fill(host, "v")
@@ -149,7 +149,7 @@ async def test_nothing_is_promised_while_the_pool_is_short_of_space(machine: Mac
                 client.client.expand(volume, 2 * SIZE),
                 client.client.expand(thick, 17 * MIB),
             ):
-                with pytest.raises(CallFailed, match=r"is full.*; delete volumes or snapshots") as failure:
+                with pytest.raises(CallFailed, match=r"is full.*; delete snapshots or volumes") as failure:
                     await call
                 assert failure.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
             await client.call("create_volume", "v", SIZE, {"tier": "ssd"})
@@ -220,7 +220,7 @@ async def test_snapshots_in_a_full_pool(machine: Machine) -> None:
                 return "is full" in (await condition(client, thick))[1]
 
             await until(full)
-            with pytest.raises(CallFailed, match=r"is full.*; delete volumes or snapshots") as failure:
+            with pytest.raises(CallFailed, match=r"is full.*; delete snapshots or volumes") as failure:
                 await client.client.create_snapshot("too much", thick)
             assert failure.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert [each.snapshot.snapshot_id for each in (await client.call("list_snapshots")).entries] == [snapshot]

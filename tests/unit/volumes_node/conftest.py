@@ -70,9 +70,12 @@ class Machine:
     async def local_path(self, name: str) -> Path | None:
         return self.files.get(name)
 
+    async def count(self) -> None:
+        """There is no target that would count what is written."""
+
     def node(self, freeze_timeout_s: float = 20.0) -> NodeVolumes:
         """A fresh agent: nothing remembered but what is on disk."""
-        frontends = {Frontend.LOOP: LoopFrontend(self.local_path, self.state / "loop")}
+        frontends = {Frontend.LOOP: LoopFrontend(self.local_path, self.state / "loop", self.count)}
         return NodeVolumes(self.node_name, [self.mounts], frontends, self.state, freeze_timeout_s)
 
     def volume(self, name: str = "v", size_bytes: int = 64 * MIB, readonly: bool = False) -> Volume:

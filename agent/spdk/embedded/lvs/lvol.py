@@ -103,7 +103,8 @@ class LvolBdev(Bdev):
 
     async def do_unmap(self, offset: int, length: int) -> None:
         def unmap(fd: int) -> None:
-            punch_hole(fd, offset, length)
+            for start, size in self._mine(offset, length):
+                punch_hole(fd, start, size)
             self._release(offset, length)
 
         await self._change((offset, length), unmap, allocate=(offset, 0))
@@ -143,6 +144,18 @@ class LvolBdev(Bdev):
         if not self._pool.allocate(self.record, missing):
             raise IoFailure(errno.ENOSPC, f"no free cluster in lvstore {self._pool.name}")
         self._changes += 1
+
+    def _mine(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """What a discard of (offset, length) reaches: what the snapshots below own goes on to be seen, as in the real
+        one (`spdk_blob_io_unmap` does nothing for clusters that the blob has not allocated)."""
+        if self.record.parent is None:
+            return [(offset, length)]
+        size, end = self._pool.cluster_bytes, offset + length
+        clusters = range(offset // size, -(-end // size))
+        bounds = [
+            (max(offset, each * size), min(end, (each + 1) * size)) for each in clusters if each in self.record.own
+        ]
+        return [(start, stop - start) for start, stop in bounds]
 
     def _release(self, offset: int, length: int) -> None:
         """Whole clusters of a thin lvol that has no parent go back to the pool, as in the real one."""

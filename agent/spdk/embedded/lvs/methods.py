@@ -11,6 +11,7 @@ from agent.spdk.embedded.lvs import operations
 from agent.spdk.embedded.lvs.layout import DEFAULT_CLUSTER_BYTES, DEFAULT_PAGES_RATIO
 from agent.spdk.embedded.lvs.lvol import LvolBdev
 from agent.spdk.embedded.lvs.manager import LvstoreManager
+from agent.spdk.embedded.lvs.past import LoopWrites
 from agent.spdk.embedded.lvs.store import Lvstore
 from agent.spdk.embedded.rpc import DECODE_FAULT, U32, U64, Methods, Params, RpcFault
 
@@ -110,6 +111,7 @@ class LvolMethods:
     def __init__(self, registry: BdevRegistry, manager: LvstoreManager) -> None:
         self._registry = registry
         self._manager = manager
+        self._loop_writes = LoopWrites()
 
     def register(self, methods: Methods) -> None:
         methods.add("bdev_lvol_create_lvstore", CreateStoreParams, self.create_lvstore)
@@ -173,11 +175,13 @@ class LvolMethods:
         return self._store(params.uuid, params.lvs_name)
 
     async def get_lvstores(self, params: StoreParams) -> list[dict[str, Any]]:
+        await self._loop_writes.count(self._manager.all())
         if params.uuid is None and params.lvs_name is None:
             return [store_info(store) for store in self._manager.all()]
         return [store_info(self._store(params.uuid, params.lvs_name))]
 
     async def get_lvols(self, params: GetLvolsParams) -> list[dict[str, Any]]:
+        await self._loop_writes.count(self._manager.all())
         if params.lvs_uuid is None and params.lvs_name is None:
             stores = self._manager.all()
         else:
@@ -208,7 +212,8 @@ class LvolMethods:
         return True
 
     async def snapshot(self, params: SnapshotParams) -> str:
-        return await operations.snapshot(*self._manager.lvol(params.lvol_name), params.snapshot_name)
+        store, bdev = self._manager.lvol(params.lvol_name)
+        return await operations.snapshot(store, bdev, params.snapshot_name, self._loop_writes)
 
     async def clone(self, params: CloneParams) -> str:
         return await operations.clone(*self._manager.lvol(params.snapshot_name), params.clone_name)
@@ -218,5 +223,5 @@ class LvolMethods:
         other, parent = self._manager.lvol(params.parent_name)
         if other is not store:
             raise operations.refused(errno.EINVAL)
-        await operations.set_parent(store, bdev, parent)
+        await operations.set_parent(store, bdev, parent, self._loop_writes)
         return True

@@ -18,6 +18,7 @@ from agent.spdk.embedded.bdev import NameTaken
 from agent.spdk.embedded.lvs import datafile
 from agent.spdk.embedded.lvs.clusters import ClusterMap
 from agent.spdk.embedded.lvs.lvol import LvolBdev
+from agent.spdk.embedded.lvs.past import LoopWrites
 from agent.spdk.embedded.lvs.records import LvolRecord
 from agent.spdk.embedded.lvs.store import Lvstore
 from agent.spdk.embedded.rpc import INTERNAL_ERROR, INVALID_PARAMS, RpcFault
@@ -190,13 +191,14 @@ def _resize(store: Lvstore, bdev: LvolBdev, clusters: int) -> None:
         raise refused(errno.ENOMEM) from error
 
 
-async def snapshot(store: Lvstore, bdev: LvolBdev, name: str) -> str:
+async def snapshot(store: Lvstore, bdev: LvolBdev, name: str, loop_writes: LoopWrites) -> str:
     """A read-only copy as of now; the lvol becomes a thin clone of it. Returns the snapshot's uuid."""
     async with _exclusive(bdev):
         _check_copy(store, name, can=not bdev.record.read_only)
         with _reserved(store, name):
             uuid = str(uuid4())
             async with bdev.gate.closed():
+                await loop_writes.settle(store, bdev)  # what was written so far is the snapshot's
                 await _copy(bdev.path, store.path_of(uuid), bdev.size_bytes)
                 _still_there(store, bdev, store.path_of(uuid))
                 old = bdev.record
@@ -222,7 +224,7 @@ async def clone(store: Lvstore, bdev: LvolBdev, name: str) -> str:
             return uuid
 
 
-async def set_parent(store: Lvstore, bdev: LvolBdev, parent: LvolBdev) -> None:
+async def set_parent(store: Lvstore, bdev: LvolBdev, parent: LvolBdev, loop_writes: LoopWrites) -> None:
     """What the lvol has not written itself becomes the snapshot's."""
     if bdev is parent:
         raise refused(errno.EINVAL)
@@ -232,6 +234,7 @@ async def set_parent(store: Lvstore, bdev: LvolBdev, parent: LvolBdev) -> None:
         if not bdev.record.thin or not parent.snapshot or bdev.record.clusters != parent.record.clusters:
             raise refused(errno.EINVAL)
         async with bdev.gate.closed():
+            await loop_writes.settle(store, bdev)  # what the lvol does not own is overwritten
             await _overlay(parent.path, bdev)
             _still_there(store, bdev, bdev.path)
             with _journalled():

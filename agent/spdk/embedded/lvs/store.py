@@ -177,7 +177,10 @@ class Lvstore:
 
     @property
     def free_pages(self) -> int:
-        """Metadata pages left; each lvol takes one, and one more per 512 clusters of its own."""
+        """Metadata pages left; each lvol takes one, and one more per 512 clusters of its own.
+
+        Below zero when more was written past the target than there are pages for.
+        """
         return self.record.layout.md_pages - self._used_pages
 
     def path_of(self, uuid: str) -> Path:
@@ -277,6 +280,20 @@ class Lvstore:
             lvol.own.discard(cluster)
         self._used_clusters -= len(clusters)
         self._used_pages += lvol.own.extent_pages - before
+        self._compact_when_due()
+
+    def own(self, lvol: LvolRecord, written: list[int], gone: list[int]) -> None:
+        """Take over what has happened to the data file already, whether the pool has that many clusters or not."""
+        if gone:
+            self.release(lvol, gone)
+        if not written:
+            return
+        before = lvol.own.extent_pages
+        for cluster in written:
+            lvol.own.add(cluster)
+        self._used_clusters += len(written)
+        self._used_pages += lvol.own.extent_pages - before
+        self._journal.append(records.allocation(lvol.uuid, written))
         self._compact_when_due()
 
     async def commit(self) -> None:
