@@ -33,7 +33,12 @@ from agent.sizes import GIB, KIB, MIB, parse_size
 
 __all__ = ["DiskRule", "DiskSettings", "FileDisk", "Settings", "load_settings", "parse_size"]
 
-ITEMS: Mapping[str, type[BaseModel]] = {"file_disks": FileDisk, "claim": DiskRule, "exclude": DiskRule}
+ITEMS: Mapping[str, type[BaseModel]] = {
+    "file_disks": FileDisk,
+    "claim": DiskRule,
+    "exclude": DiskRule,
+    "known": DiskRule,
+}
 """What the fields that are lists consist of."""
 
 # --- sections --------------------------------------------------------------------------------------------------

@@ -58,10 +58,16 @@ class DiskRule(Section):
     )
     min_size: Size | None = Field(default=None, ge=0, description="Least size, like `1TB`.")
     max_size: Size | None = Field(default=None, ge=0, description="Largest size, like `4TB`.")
+    power_loss_protected: bool = Field(
+        default=False,
+        description="No condition, but what is known of these disks: they lose nothing at a power cut although they "
+        "have a volatile write cache (capacitors, a controller with a battery), so it is left on "
+        "([durability.md](durability.md)).",
+    )
 
     @model_validator(mode="after")
     def _not_everything(self) -> Self:
-        if not self.model_fields_set:
+        if not self.model_fields_set - {"power_loss_protected"}:
             raise ValueError("says nothing; to mean every disk write `path: '*'`")
         if self.min_size is not None and self.max_size is not None and self.min_size > self.max_size:
             raise ValueError("min_size is above max_size")
@@ -79,6 +85,10 @@ class DiskSettings(Section):
     exclude: tuple[DiskRule, ...] = Field(
         default=(), description="Rules; a disk that fits one of them is never claimed by a rule of `claim`."
     )
+    known: tuple[DiskRule, ...] = Field(
+        default=(),
+        description="Rules that claim nothing: they say which disks are `power_loss_protected`.",
+    )
     loop_devices: bool = Field(
         default=False,
         description="Whether loop devices on regular files count as disks: for trying things out and for tests.",
@@ -90,3 +100,9 @@ class DiskSettings(Section):
         description="How often each disk in service is asked for its health (NVMe log, SMART). Wear takes days; a disk "
         "that fails at once is noticed by its I/O errors.",
     )
+
+    @model_validator(mode="after")
+    def _nothing_said_of_excluded(self) -> Self:
+        if any("power_loss_protected" in rule.model_fields_set for rule in self.exclude):
+            raise ValueError("`power_loss_protected` in a rule of `exclude` says nothing: write it in one of `known`")
+        return self

@@ -23,8 +23,10 @@ from agent.cli.tables import print_facts, print_rich, size
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound
 
 if TYPE_CHECKING:
+    from agent.disks.health import Assessment, Measures
     from agent.disks.inventory import Change, Inventory, Known
     from agent.disks.source import Source
+    from agent.disks.write_cache import WriteCache
     from agent.model import Disk
 
 _RECORDING = click.option(
@@ -184,11 +186,17 @@ def _health(known: Known, state_dir: Path) -> tuple[dict[str, Any], list[tuple[s
     import msgspec
 
     from agent.cli.health import health_of, lines
+    from agent.disks.write_cache import KernelCaches
 
-    assessment, measures = asyncio.run(health_of(known, state_dir))
+    async def look() -> tuple[Assessment, Measures | None, WriteCache | None]:
+        cache = None if known.status.bdev else await KernelCaches().look(known.name)
+        return *await health_of(known, state_dir), cache
+
+    assessment, measures, cache = asyncio.run(look())
     told = {"health": assessment.health.value, "health_reasons": list(assessment.reasons)}
     figures = msgspec.to_builtins(measures) if measures is not None else None
-    return told | {"health_measures": figures}, [("health", lines(assessment, measures))]
+    shown = [("health", lines(assessment, measures)), *([("write cache", [cache.text])] if cache else [])]
+    return told | {"health_measures": figures, "write_cache": cache.state.value if cache else None}, shown
 
 
 def _with_away(inventory: Inventory, recording: Path | None, state_dir: Path) -> Mapping[str, Known]:

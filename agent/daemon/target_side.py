@@ -30,7 +30,7 @@ from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
 from agent.store.interface import R, Store
 from agent.tasks.background import Background, noticed
-from agent.volumes import access
+from agent.volumes import access, write_caches
 from agent.volumes.bringup import TargetKeeper
 from agent.volumes.disk_driver import DiskDrivers
 from agent.volumes.disk_keeper import DiskKeeper
@@ -52,6 +52,8 @@ from agent.volumes.space import Thresholds
 from agent.volumes.stillness import Stillness
 from agent.volumes.ublk import UblkFrontend
 from agent.volumes.userspace_disk import Recovery, UserspaceAccess
+from agent.volumes.write_cache_keeper import WriteCacheKeeper
+from agent.volumes.write_caches import WriteCaches
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +135,12 @@ class TargetSide:
         reconciler = Reconciler(self.rpc, store, book, settings.node_name, listener, lineage)
         records = DiskRecords(store, settings.node_name)
         ways, follower = self._ways_to_disks(records)
-        pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways)
+        caches = WriteCaches(records, write_caches.ways(self.rpc), settings.disks)
+        pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways, caches)
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
+            self.keeper.companions.append(WriteCacheKeeper(records, pools, caches))
         cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage)
         return Core(store, book, lineage, operations, reconciler, cutter, records)
 

@@ -12,12 +12,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from agent import __version__
 from agent.diag.parts import Parts
 from agent.diag.volume_io import Reading, VolumeIo
-from agent.model import Disk, Snapshot, TargetState, Volume
+from agent.model import ConditionStatus, Disk, Snapshot, TargetState, Volume
 from agent.spdk.client import Client
 from agent.tally import Key, Tally
 from agent.tasks.failures import FAILURES
 from agent.volumes.bringup import TargetKeeper
-from agent.volumes.disk_records import HEALTH, failing
+from agent.volumes.disk_records import HEALTH, failing, power_loss
 from agent.volumes.placement import Ledger
 
 
@@ -139,6 +139,15 @@ def _disks(disks: Sequence[Disk]) -> Iterator[Metric]:
     for key, count in _counted([(each.tier, each.status.phase, health_of(each)) for each in disks]):
         family.add_metric(key, count)
     yield family
+    safe = GaugeMetricFamily(
+        "quarry_disk_power_loss_safe",
+        "1 when a disk in service keeps nothing back that was synced (or is protected), else 0. Files are left out.",
+        labels=["disk", "reason"],
+    )
+    for disk in disks:
+        if (told := power_loss(disk)) is not None:
+            safe.add_metric([disk.meta.name, told.reason], told.status is ConditionStatus.TRUE)
+    yield safe
 
 
 def _pools(disks: Sequence[Disk], ledger: Ledger) -> Iterator[Metric]:

@@ -13,6 +13,12 @@ def claims(settings: DiskSettings, disk: Disk) -> bool:
     return any(fits(rule, disk) for rule in settings.claim) and not any(fits(rule, disk) for rule in settings.exclude)
 
 
+def protects(settings: DiskSettings, disk: Disk) -> bool:
+    """Whether a rule says that `disk` loses nothing at a power cut, whatever its write cache is."""
+    rules = (*settings.claim, *settings.known)
+    return any(rule.power_loss_protected and fits(rule, disk) for rule in rules)
+
+
 def fits(rule: DiskRule, disk: Disk) -> bool:
     """Whether `disk` is all that `rule` asks for. Text is compared exactly, but for wildcards."""
     status = disk.status

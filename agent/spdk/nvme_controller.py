@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import errno
+import struct
+from functools import partial
+from typing import Any
 
 import msgspec
 
 from agent.errors import RpcError
+from agent.host.nvme_admin import Answer, Command, Send
 from agent.spdk.answers import given, read
 from agent.spdk.client import Rpc
 from agent.spdk.nvmf import TRTYPE, Address
@@ -123,3 +129,52 @@ async def get(rpc: Rpc, name: str) -> ControllerInfo | None:
 async def list_all(rpc: Rpc) -> list[ControllerInfo]:
     """All attached controllers."""
     return read("bdev_nvme_get_controllers", await rpc.call("bdev_nvme_get_controllers"), list[ControllerInfo])
+
+
+class _Completion(msgspec.Struct, frozen=True):
+    """bdev_nvme_send_cmd: both as base64url, `cpl` the 16 bytes of the completion (NVM Express Base 2.0, 3.3.3.2)."""
+
+    cpl: str
+    data: str = ""
+
+
+_COMMAND = struct.Struct("<B3xI32x6I")
+"""Opcode, NSID, then dwords 10 to 15, of the 64 bytes of a submission queue entry (figure 87)."""
+_COMPLETION = struct.Struct("<I10xH")
+_FLUSH = 0x00
+
+
+async def send(rpc: Rpc, name: str, command: Command) -> Answer:
+    """Send a controller that the target drives an administrative command. -32602 absent."""
+    return await _send(rpc, name, "admin", command)
+
+
+def to_controller(rpc: Rpc, name: str) -> Send:
+    """The way to a controller that the target drives."""
+    return partial(send, rpc, name)
+
+
+async def flush(rpc: Rpc, name: str, nsid: int) -> None:
+    """Have a namespace write out what its controller keeps back. RpcError with the status when it does not."""
+    answer = await _send(rpc, name, "io", Command(_FLUSH, nsid=nsid))
+    if answer.status:
+        raise RpcError("bdev_nvme_send_cmd", answer.status, f"{name}n{nsid} does not flush (NVMe status)")
+
+
+async def _send(rpc: Rpc, name: str, kind: str, command: Command) -> Answer:
+    entry = _COMMAND.pack(command.opcode, command.nsid, command.cdw10, command.cdw11, 0, 0, 0, 0)
+    params: dict[str, Any] = {
+        "name": name,
+        "cmd_type": kind,
+        "data_direction": "c2h" if command.reads else "h2c",
+        "cmdbuf": base64.urlsafe_b64encode(entry).decode(),
+    }
+    if command.reads:
+        params["data_len"] = command.reads
+    method = "bdev_nvme_send_cmd"
+    found = read(method, await rpc.call(method, params), _Completion)
+    try:
+        result, status = _COMPLETION.unpack(base64.urlsafe_b64decode(found.cpl))
+        return Answer(status >> 1 & 0x7FF, result, base64.urlsafe_b64decode(found.data))
+    except (struct.error, binascii.Error) as error:
+        raise RpcError(method, 0, f"the answer cannot be read: {error}") from error

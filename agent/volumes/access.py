@@ -30,6 +30,8 @@ class Why(StrEnum):
     """It had a pool, and that is not there."""
     NO_DRIVER = "NoDriver"
     """This agent, or its target, cannot use such a disk."""
+    WRITE_CACHE = "WriteCache"
+    """It keeps back what was synced (or does not tell), and a power cut loses that."""
     IN_USE = "InUse"
     """Volumes or snapshots live on it: it cannot be released."""
     FAILED = "Failed"

@@ -16,6 +16,13 @@ IO_ERRORS = "IoErrors"
 HEALTH = "Healthy"
 """Condition of a Disk in service: what it says of itself; the reason is one of agent.disks.health.Health."""
 
+POWER_LOSS = "PowerLossSafe"
+"""Condition of a Disk in service, files excepted: whether what was synced survives a power cut. The reason is one of
+agent.disks.write_cache.State, or `PROTECTED`. One that says no takes no new volumes."""
+
+PROTECTED = "Protected"
+"""By a rule of the configuration (`power_loss_protected`)."""
+
 ATTEMPTS = 50
 """Each lost race means that another one wrote."""
 
@@ -87,6 +94,13 @@ def failing(disk: Disk) -> Condition | None:
     return None
 
 
+def power_loss(disk: Disk) -> Condition | None:
+    """What is known of its write cache, None: nothing."""
+    return next((each for each in disk.status.conditions if each.type == POWER_LOSS), None)
+
+
 def takes_new_volumes(disk: Disk) -> bool:
-    """Whether volumes may be placed on it: it is claimed, and nothing says that it fails."""
-    return disk.spec.claimed is True and failing(disk) is None
+    """Whether volumes may be placed on it: it is claimed, and nothing says that it fails or loses what was synced."""
+    cache = power_loss(disk)
+    is_safe = cache is None or cache.status is not ConditionStatus.FALSE
+    return disk.spec.claimed is True and failing(disk) is None and is_safe

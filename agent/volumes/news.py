@@ -21,10 +21,15 @@ from agent.model import (
 )
 from agent.store.interface import R, Store
 from agent.store.through import StoreThrough
-from agent.volumes.disk_records import HEALTH, IO_ERRORS
+from agent.volumes.disk_records import HEALTH, IO_ERRORS, POWER_LOSS
 from agent.volumes.pools import SPACE_LOW
 
-_WELL = {(HEALTH, ConditionStatus.TRUE), (IO_ERRORS, ConditionStatus.FALSE), (SPACE_LOW, ConditionStatus.FALSE)}
+_WELL = {
+    (HEALTH, ConditionStatus.TRUE),
+    (IO_ERRORS, ConditionStatus.FALSE),
+    (POWER_LOSS, ConditionStatus.TRUE),
+    (SPACE_LOW, ConditionStatus.FALSE),
+}
 """Conditions that are news only to whoever was told of their opposite. All others are trouble."""
 
 

@@ -21,6 +21,7 @@ from agent.volumes.access import FILE, LOAD_TIMEOUT_S, DiskAccess, Refused, Why,
 from agent.volumes.disk_records import DiskRecords, takes_new_volumes, with_condition, without_condition
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.space import Space, describe
+from agent.volumes.write_caches import WriteCaches
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Pools:
         zone: str,
         settings: PoolSettings,
         access: Mapping[str, DiskAccess],
+        caches: WriteCaches,
     ) -> None:
         self._rpc = rpc
         self._records = records
@@ -57,6 +59,7 @@ class Pools:
         self._zone = zone
         self._settings = settings
         self._access = access
+        self._caches = caches
         self._refreshing = asyncio.Lock()
         self._turns: dict[str, asyncio.Lock] = {}
 
@@ -76,6 +79,8 @@ class Pools:
             try:
                 await self._reach(disk).attach(disk)
                 await bdev.wait_for_examine(self._rpc, timeout_s=LOAD_TIMEOUT_S)
+                # After the pool was loaded: what that wrote is flushed, and nothing of a volume has been written yet.
+                disk = await self._caches.secure(disk)
                 return await self._ensure_pool(disk)
             except TransportClosed:
                 raise
@@ -203,6 +208,7 @@ class Pools:
         access = self._reach(disk)
         try:
             if disk.status.phase is not DiskPhase.FORMATTING:
+                self._caches.require_safe(disk)
                 await access.require_blank(disk)
                 disk = await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FORMATTING))
             log.info("creating pool %s on %s", disk.pool_name, disk.status.path)

@@ -19,6 +19,7 @@ import pytest
 from agent.diag.doctor.checks import examine
 from agent.diag.doctor.facts import (
     AgentFacts,
+    DiskFacts,
     Facts,
     FolderFacts,
     HostIdentity,
@@ -56,6 +57,7 @@ GOOD = Facts(
     clock_synchronized=True,
     now=1_795_000_000.0,
     agent=AgentFacts("http://127.0.0.1:9810", True),
+    disks=(DiskFacts("/dev/nvme0n1", True, "its volatile write cache is switched off"),),
     kubernetes=CSI,
 )
 """A machine on which nothing is wrong."""
@@ -125,6 +127,13 @@ CASES: list[tuple[dict[str, Any], str, str, str | None, str]] = [
     ({"port": PortFacts(4420, True), "target": AWAY}, "NVMe/TCP port", "warn", "warn", "root"),
     ({"agent": AgentFacts(trouble="none serves HTTP")}, "agent", "fail", None, "none serves HTTP"),
     ({"agent": AgentFacts("http://x", False, ("the target is Starting",))}, "agent", "fail", None, "is Starting"),
+    (
+        {"disks": (*GOOD.disks, DiskFacts("/dev/sda", False, "its volatile write cache is on"))},
+        "write caches",
+        "warn",
+        None,
+        "/dev/sda: its volatile write cache is on",
+    ),
     ({"kubernetes": replace(CSI, csi_socket_exists=False)}, "CSI socket", "fail", None, "/csi.sock"),
     ({"kubernetes": replace(CSI, registration_exists=False)}, "registration", "fail", None, "node-driver-registrar"),
     (

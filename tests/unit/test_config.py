@@ -136,6 +136,8 @@ def test_settings_are_frozen_and_validated_in_python_too(tmp_path: Path) -> None
         ("disks: {claim: [{}]}", "disks.claim.0", "to mean every disk write `path: '*'`"),
         ("disks: {claim: [{tier: gold}]}", "disks.claim.0.tier", "'nvme', 'ssd' or 'hdd'"),
         ("disks: {claim: [{modell: x}]}", "disks.claim.0.modell", "did you mean model?"),
+        ("disks: {known: [{power_loss_protected: true}]}", "disks.known.0", "to mean every disk write `path: '*'`"),
+        ("disks: {exclude: [{tier: ssd, power_loss_protected: true}]}", "disks", "write it in one of `known`"),
         ("disks: {exclude: [{min_size: 2TB, max_size: 1TB}]}", "disks.exclude.0", "min_size is above max_size"),
         ("rpc: {call_timeout_s: 0}", "rpc.call_timeout_s", "greater than 0"),
         ("rpc: {reconnect_min_s: 5.0}", "rpc", "above reconnect_max_s"),
@@ -192,6 +194,8 @@ disks:
     - {model: "SAMSUNG MZ*", transport: sata}
   exclude:
     - {path: /dev/disk/by-path/pci-0000:3b:00.0-*}
+  known:
+    - {model: "RAID with battery", power_loss_protected: true}
 pool:
   overprovision_ratio: 5
 log:

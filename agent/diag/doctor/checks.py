@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from agent.diag.doctor import agent_checks as running
+from agent.diag.doctor import disk_checks as disks
 from agent.diag.doctor import machine_checks as machine
 from agent.diag.doctor.facts import Facts
 from agent.diag.doctor.findings import Finding, Level
@@ -42,6 +43,7 @@ CHECKS: Sequence[Check] = (
     Check(running.target, Before.MAY),
     Check(running.port, Before.MAY),
     Check(running.agent, Before.NOT),
+    Check(disks.power_loss, Before.NOT),
     Check(running.kubelet, Before.NOT),
 )
 

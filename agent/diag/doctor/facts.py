@@ -91,6 +91,15 @@ class AgentFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskFacts:
+    """A disk in service, files excepted: whether it keeps nothing back that was synced, and what is said of that."""
+
+    path: str
+    is_safe: bool
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
 class KubernetesFacts:
     """What kubelet needs of a node plugin. `registry_visible`: whether its folder can be seen from here."""
 
@@ -122,6 +131,8 @@ class Facts:
     clock_synchronized: bool | None = None
     now: float = 0.0
     agent: AgentFacts = AgentFacts()
+    disks: tuple[DiskFacts, ...] = ()
+    """None when no agent answers."""
     kubernetes: KubernetesFacts | None = None
     """None: not under Kubernetes."""
     is_root: bool = True

@@ -18,6 +18,7 @@ import psutil
 from agent.diag import ENDPOINT_FILE
 from agent.diag.doctor.facts import (
     AgentFacts,
+    DiskFacts,
     Facts,
     FolderFacts,
     HostIdentity,
@@ -31,8 +32,10 @@ from agent.diag.doctor.facts import (
 from agent.diag.doctor.machine_checks import FOR_VOLUMES, OPTIONAL, REQUIRED
 from agent.errors import QuarryError
 from agent.host import clock, process
+from agent.model import ConditionStatus
 from agent.spdk import app
 from agent.spdk.client import Client
+from agent.volumes.disk_records import POWER_LOSS
 
 MODULES = ("nvme_tcp", "ublk_drv", "loop", "vfio_pci")
 TARGET_TIMEOUT_S = 3.0
@@ -60,6 +63,27 @@ class _Readiness(msgspec.Struct):
     reasons: tuple[dict[str, str], ...] = ()
 
 
+class _Condition(msgspec.Struct):
+    type: str
+    status: str
+    message: str = ""
+
+
+class _DiskStatus(msgspec.Struct):
+    path: str
+    conditions: tuple[_Condition, ...] = ()
+
+
+class _Disk(msgspec.Struct):
+    status: _DiskStatus
+
+
+class _Disks(msgspec.Struct):
+    """What /v1/disks answers, as far as it is of interest here."""
+
+    items: tuple[_Disk, ...] = ()
+
+
 async def gather(subject: Subject) -> Facts:
     """All facts; what cannot be read is left as unknown. Takes no longer than some seconds."""
     target, programs, agent = await asyncio.gather(_target(subject), _programs(), _agent(subject.state_dir))
@@ -83,6 +107,7 @@ async def gather(subject: Subject) -> Facts:
         clock_synchronized=clock.is_synchronized(),
         now=time.time(),
         agent=agent,
+        disks=await _disks(agent.url),
         kubernetes=_kubernetes(subject) if subject.in_cluster else None,
         is_root=os.geteuid() == 0,
     )
@@ -241,6 +266,24 @@ async def _agent(state_dir: Path) -> AgentFacts:
     except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
         return AgentFacts(url, trouble=f"does not answer at {url}: {error or 'no answer in time'}")
     return AgentFacts(url, told.ready, tuple(each.get("message", "") for each in told.reasons))
+
+
+async def _disks(url: str) -> tuple[DiskFacts, ...]:
+    """Those of which the agent says whether they keep back what was synced."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=AGENT_TIMEOUT_S)) as session,
+            session.get(f"{url}/v1/disks") as answer,
+        ):
+            told = msgspec.json.decode(await answer.read(), type=_Disks)
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError):
+        return ()
+    return tuple(
+        DiskFacts(disk.status.path, each.status == ConditionStatus.TRUE, each.message)
+        for disk in told.items
+        for each in disk.status.conditions
+        if each.type == POWER_LOSS
+    )
 
 
 def _kubernetes(subject: Subject) -> KubernetesFacts:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import json
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from agent.errors import InvalidArgument, RpcError, Unavailable
+from agent.host.nvme_admin import Answer, Command
 from agent.spdk import app, bdev, lvol, nvme_controller, nvmf, raid, ublk
 
 from .schema import Schema, find_schema
@@ -19,6 +22,14 @@ UUID = "a1459c06-60c6-4695-87ac-ae09b272b61b"
 MIB = 1024 * 1024
 NQN = "nqn.2026-11.storage.quarry:vol:v1"
 HOST = "nqn.2014-08.org.nvmexpress:uuid:11111111-2222-3333-4444-555555555555"
+
+
+IDENTIFY = Command(0x06, cdw10=1, reads=4096)
+
+
+def cpl(status: int, result: int = 0) -> str:
+    """The 16 bytes of a completion: dword 0, dword 1, head and queue, identifier, and status beside the phase bit."""
+    return base64.urlsafe_b64encode(struct.pack("<IIHHHH", result, 0, 7, 0, 9, status << 1 | 1)).decode()
 
 
 class Recorder:
@@ -136,6 +147,9 @@ CALLS: list[tuple[str, Call, Any]] = [
         ["cn1"],
     ),
     ("nvme_controller.health", lambda r: nvme_controller.health(r, "c"), {"temperature_celsius": 40}),
+    ("nvme_controller.send", lambda r: nvme_controller.send(r, "c", Command(0x09, cdw10=6)), {"cpl": cpl(0)}),
+    ("nvme_controller.send", lambda r: nvme_controller.send(r, "c", IDENTIFY), {"cpl": cpl(0), "data": "AAAA"}),
+    ("nvme_controller.flush", lambda r: nvme_controller.flush(r, "c", 1), {"cpl": cpl(0)}),
     ("nvme_controller.detach", lambda r: nvme_controller.detach(r, "c"), True),
     ("nvme_controller.get", lambda r: nvme_controller.get(r, "c"), []),
     ("nvme_controller.list_all", nvme_controller.list_all, []),
@@ -217,6 +231,21 @@ async def test_sizes_that_are_no_whole_mebibytes_are_refused_before_anything_is_
     with pytest.raises(InvalidArgument, match="multiple of 1 MiB"):
         await lvol.resize(recorder, "p/v", size_bytes)
     assert recorder.requests == []
+
+
+async def test_a_command_is_the_64_bytes_that_a_controller_takes() -> None:
+    recorder = Recorder({"cpl": cpl(0x10D, 5), "data": base64.urlsafe_b64encode(b"abc").decode()})
+    command = Command(0x09, nsid=3, cdw10=0x80000006, cdw11=1)
+    assert await nvme_controller.send(recorder, "c", command) == Answer(0x10D, 5, b"abc")
+    ((_, params),) = recorder.requests
+    entry = base64.urlsafe_b64decode(params["cmdbuf"])
+    assert len(entry) == 64
+    assert (entry[0], struct.unpack_from("<I", entry, 4)[0]) == (0x09, 3)
+    assert struct.unpack_from("<6I", entry, 40) == (0x80000006, 1, 0, 0, 0, 0)
+    with pytest.raises(RpcError, match="does not flush"):
+        await nvme_controller.flush(Recorder({"cpl": cpl(0x281)}), "c", 1)
+    with pytest.raises(RpcError, match="cannot be read"):
+        await nvme_controller.send(Recorder({"cpl": "AAAA"}), "c", command)
 
 
 async def test_an_answer_of_another_form_is_unavailable() -> None:

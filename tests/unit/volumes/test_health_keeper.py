@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import PoolSettings
+from agent.config import DiskSettings, PoolSettings
 from agent.disks.health import Measures
 from agent.errors import DeadlineExceeded
 from agent.model import ConditionStatus, Disk, DiskPhase, DiskSpec, DiskStatus, Meta, Replica, TargetState, Tier
@@ -21,6 +21,7 @@ from agent.volumes.disk_records import DiskRecords
 from agent.volumes.health_keeper import HealthKeeper, from_target
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.pools import Pools
+from agent.volumes.write_caches import WriteCaches
 from tests.unit.volumes.test_conditions import VOLUME
 
 NODE = "n1"
@@ -38,7 +39,7 @@ class World:
     def __post_init__(self) -> None:
         records = DiskRecords(self.store, NODE)
         rpc = Client(Path("/nonexistent"))
-        pools = Pools(rpc, records, self.ledger, "", PoolSettings(), {})
+        pools = Pools(rpc, records, self.ledger, "", PoolSettings(), {}, WriteCaches(records, {}, DiskSettings()))
         self.keeper = HealthKeeper(records, pools, {"kernel": self._ask}, 0.01)
 
     async def _ask(self, disk: Disk) -> Measures:
