@@ -17,8 +17,14 @@ SIZES_MIB = {
     "usb": 1536,
 }
 
-HOT_MIB = 1536
-"""Of a disk that is in no slot at the start; the tests plug it in (tests/lab/inside/slots.py)."""
+HOT_MIB = {"hot": 1536, "fixed": 1536}
+"""Of disks that are in no slot at the start; the tests plug them in (tests/lab/inside/slots.py)."""
+
+VOLATILE_MIB = {name: SIZES_MIB[name] for name in ("nvme-a1", "nvme-a2", "nvme-b1", "ssd", "hdd")} | HOT_MIB
+"""Those that lose at a power cut what was not flushed (tests/lab/volatile.py); the others lose nothing."""
+
+MEDIA = "media.sock"
+"""Where those are served, in the machine's folder."""
 
 IOMMU = ("-device", "intel-iommu,caching-mode=on,aw-bits=48")
 """39 bits, the default, are too few for the addresses that SPDK maps."""
@@ -27,15 +33,21 @@ KERNEL_LINE = "intel_iommu=on"
 
 
 def argv(folder: Path) -> list[str]:
-    """QEMU's arguments; the disks are sparse files in `folder`."""
+    """QEMU's arguments; the disks are sparse files in `folder`, the volatile ones served at MEDIA."""
     found = list(IOMMU)
+    for name in VOLATILE_MIB:
+        # Not -drive: those of HOT_MIB would be gone with the first device that had them.
+        server = f"server.type=unix,server.path={folder / MEDIA},export={name}"
+        found += ["-blockdev", f"driver=nbd,node-name={name},discard=unmap,{server}"]
     for name, size in SIZES_MIB.items():
+        if name in VOLATILE_MIB:
+            continue
         file = folder / f"{name}.disk"
         with file.open("wb") as opened:
             opened.truncate(size << 20)
         readonly = ",read-only=on" if name == "readonly" else ""
         found += ["-drive", f"id={name},file={file},format=raw,if=none,cache=unsafe,discard=unmap{readonly}"]
-    return [*found, *_nvme(), *_hot(folder / "hot.disk"), *_sata(), *_scsi(), *_usb()]
+    return [*found, *_nvme(), *_slots(), *_sata(), *_scsi(), *_usb()]
 
 
 def _nvme() -> list[str]:
@@ -52,14 +64,10 @@ def _nvme() -> list[str]:
     return [word for device in devices for word in ("-device", device)]
 
 
-def _hot(file: Path) -> list[str]:
-    """A medium without a controller, and two free slots."""
-    with file.open("wb") as opened:
-        opened.truncate(HOT_MIB << 20)
-    # Not -drive: that is gone with the first device that had it.
-    medium = f"driver=raw,node-name=hot,discard=unmap,file.driver=file,file.filename={file}"
+def _slots() -> list[str]:
+    """Two free ones, for a medium that has no controller."""
     slots = ["pcie-root-port,id=slot-c,chassis=3,slot=3", "pcie-root-port,id=slot-d,chassis=4,slot=4"]
-    return ["-blockdev", medium, *(word for slot in slots for word in ("-device", slot))]
+    return [word for slot in slots for word in ("-device", slot)]
 
 
 def _sata() -> list[str]:

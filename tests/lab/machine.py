@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.lab import hardware, relay
+from tests.lab import hardware, relay, volatile
 from tests.lab.image import Image, Kernel, ensure
 
 BOOT_S = {"kvm": 60.0, "tcg": 300.0}
@@ -69,6 +69,7 @@ class Machine:
         self._socket = socket.socket(socket.AF_UNIX)
         self._buffer = b""
         self._relay: relay.Relay | None = None
+        self._media: volatile.Media | None = None
         self.kernel = ""
 
     def __enter__(self) -> Self:
@@ -88,13 +89,15 @@ class Machine:
         """Boot; returns when commands can be run. Raises MachineError with the end of the console."""
         if shutil.which("qemu-system-x86_64") is None:
             raise SystemExit("make lab needs qemu-system-x86_64: apt install qemu-system-x86")
+        sizes = {name: size << 20 for name, size in hardware.VOLATILE_MIB.items()} if self._disks else {}
+        self._media = volatile.Media(self._folder / hardware.MEDIA, sizes)
         with (self._folder / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(
                 self._argv(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
             )
         deadline = time.monotonic() + BOOT_S[self._accelerator]
         self._connect(deadline)
-        self._relay = relay.Relay(self._folder)
+        self._relay = relay.Relay(self._folder, self._media)
         self.kernel = str(self._receive(deadline)["ready"])
 
     def stop(self) -> None:
@@ -105,6 +108,8 @@ class Machine:
             self._process.wait()
         if self._relay is not None:
             self._relay.close()
+        if self._media is not None:
+            self._media.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(

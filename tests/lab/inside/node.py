@@ -40,14 +40,17 @@ class Node:
         file_disk: str = "6GiB:nvme",
         target_args: Sequence[str] | None = None,
         folder: Path | None = None,
+        config: str = "{}",
     ) -> None:
         """`target_args` are given to the real target in place of those by which it needs no hugepages.
 
-        `folder`: that of a node which was there before, or will be again.
+        `folder`: that of a node which was there before, or will be again. `config`: YAML of its settings.
         """
         self.kind = kind
         self._file_disk = file_disk
         self.folder = folder or Path(tempfile.mkdtemp(prefix="ql-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(config)
         self.pods = self.folder / "pods"
         self.pods.mkdir(parents=True, exist_ok=True)
         self.endpoint = f"unix://{self.folder}/csi.sock"
@@ -81,6 +84,7 @@ class Node:
 
     def start_agent(self) -> None:
         argv = [sys.executable, "-m", "agent.cli.main", "standalone", "--node-name", NAME]
+        argv += ["--config", str(self.folder / "config.yaml")]
         argv += ["--state-dir", str(self.folder / "state"), "--csi-endpoint", self.endpoint]
         argv += ["--file-disk", f"{self.folder}/disk:{self._file_disk}", "--mount-root", str(self.pods)]
         argv += ["--nvmf-address", ADDRESS, "--nvmf-port", str(self._port)]
