@@ -52,13 +52,9 @@ class Content:
 
 async def probe(device: Path) -> Content:
     """Look at a device without changing it. CommandFailed when it cannot be read."""
-    found = await process.run(
-        ["blkid", "-p", "-o", "export", "--", str(device)],
-        timeout_s=PROBE_TIMEOUT_S,
-        ok_codes=(0, _NOTHING_FOUND, _AMBIVALENT),
-    )
+    code, values = await _signatures(device)
     facts = await _look(device)
-    content = _content(found.code, _parse_export(found.stdout), facts)
+    content = _content(code, values, facts)
     if "label" not in facts:
         return content
     label = Label(str(facts["label"]), str(facts["label_uuid"]))
@@ -68,6 +64,27 @@ async def probe(device: Path) -> Content:
     return replace(
         content, blank=False, description=what, recognized=True, label=label, only_label=not content.recognized
     )
+
+
+async def probe_for(device: Path, fs_type: str) -> Content:
+    """As `probe`, but a valid superblock of `fs_type` settles it, whatever else there is.
+
+    The superblock is where no user can write. Every other signature may be the data of a file: volume managers and
+    RAIDs have theirs near the device's end, or further in, and libblkid believes them first.
+    """
+    code, values = await _signatures(device, "-n", fs_type)
+    if code == 0 and values.get("TYPE") == fs_type:
+        return _content(code, values, await _look(device))
+    return await probe(device)
+
+
+async def _signatures(device: Path, *options: str) -> tuple[int, dict[str, str]]:
+    found = await process.run(
+        ["blkid", "-p", *options, "-o", "export", "--", str(device)],
+        timeout_s=PROBE_TIMEOUT_S,
+        ok_codes=(0, _NOTHING_FOUND, _AMBIVALENT),
+    )
+    return found.code, _parse_export(found.stdout)
 
 
 def _content(code: int, values: dict[str, str], facts: contents.Facts) -> Content:

@@ -44,7 +44,7 @@ class Formatter:
         FailedPrecondition, with nothing changed, when anything else is on it, when it is blank and `readonly`, or
         when the filesystem needs a person's repair.
         """
-        found = await blkid.probe(device)
+        found = await blkid.probe_for(device, wanted.fs_type)
         remains = self._are_remains(volume, found)
         if found.blank or remains:
             if readonly:
