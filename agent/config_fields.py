@@ -67,9 +67,22 @@ def _http_address(address: str) -> str:
 
 def _ip_address(address: str) -> str:
     try:
-        return str(ipaddress.ip_address(address))
+        found = ipaddress.ip_address(address)
     except ValueError:
         raise ValueError(f"{shorten(address)!r} is not an IPv4 or IPv6 address") from None
+    inner = getattr(found, "ipv4_mapped", None) or found
+    if inner.is_unspecified or inner.is_multicast or str(inner) == "255.255.255.255":
+        # SPDK lets a host in at the address of a listener only, and hosts are told this one to connect to.
+        raise ValueError(f"{shorten(address)!r} is no address that a host can connect to: give one of this machine's")
+    return str(found)
+
+
+def listening_address(field: str, address: str) -> str:
+    """`address` as settings have it. Raises InvalidArgument, naming `field`."""
+    try:
+        return _ip_address(address)
+    except ValueError as error:
+        raise InvalidArgument(field, str(error)) from None
 
 
 def reworded(parse: Any, value: str) -> Any:

@@ -71,7 +71,6 @@ AWAITED_TASKS = {
     "spdk/embedded/lvs/journal.py": "`commit` waits for it",
     "spdk/embedded/lvs/manager.py": "`noticed`",
     "spdk/embedded/lvs/store.py": "`noticed`",
-    "spdk/embedded/main.py": "a TaskGroup that is waited for",
     "spdk/embedded/nvmf/connection.py": "one command: whatever ends it is answered",
     "spdk/embedded/nvmf/remote.py": "`noticed`",
     "spdk/embedded/raid.py": "`noticed`",

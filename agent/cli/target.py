@@ -33,6 +33,8 @@ def target(
     configure_logs(log_level, log_format)
     import asyncio
 
+    from agent.config_fields import listening_address
     from agent.spdk.embedded.main import run_target
 
-    asyncio.run(run_target(rpc_socket.absolute(), state_dir.absolute(), nvmf_address))
+    address = None if nvmf_address is None else listening_address("--nvmf-address", nvmf_address)
+    asyncio.run(run_target(rpc_socket.absolute(), state_dir.absolute(), address))

@@ -20,6 +20,7 @@ from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import Groups, NodeSide, Prober, Snapshots, VolumeReader, Volumes
 from agent.csi.tuning import modest_threads
 from agent.errors import FailedPrecondition
+from agent.host import unix_socket
 from agent.model import StorageNode
 from agent.tally import Tally
 
@@ -61,7 +62,8 @@ class CsiServer:
 
     async def start(self) -> None:
         """Listen. Raises FailedPrecondition when the path is taken or cannot be bound."""
-        await endpoints.make_room(self.path)
+        # gRPC would silently unlink whatever is there, even a socket in use.
+        await unix_socket.make_room(self.path, "another csi_endpoint")
         with modest_threads():
             server = grpc.aio.server(interceptors=[StatusInterceptor(self.calls, self._admit)], options=_OPTIONS)
         add: Any = csi_pb2_grpc  # generated without types
@@ -85,11 +87,7 @@ class CsiServer:
         if server is None:
             return
         await server.stop(grace_s)
-        try:
-            if self.path.stat().st_ino == self._inode:
-                self.path.unlink()
-        except FileNotFoundError:  # gRPC removes it itself
-            return
+        unix_socket.remove(self.path, self._inode)  # gRPC removes it itself, as a rule
 
 
 def build_server(

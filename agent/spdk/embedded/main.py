@@ -36,8 +36,7 @@ async def run_target(rpc_socket: Path, state_dir: Path, nvmf_address: str | None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_serve(rpc_socket, state_dir, nvmf_address, stop))
+        await _serve(rpc_socket, state_dir, nvmf_address, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

@@ -18,6 +18,7 @@ from typing import Any, cast
 import msgspec
 
 from agent.errors import FailedPrecondition, InvalidArgument
+from agent.host import unix_socket
 from agent.spdk.embedded.framing import Malformed, RequestStream
 from agent.spdk.embedded.rpc import INTERNAL_ERROR, INVALID_REQUEST, Methods, RpcFault
 
@@ -137,6 +138,7 @@ class JsonRpcServer:
         self._path = path
         self._lock: FileLock | None = None
         self._server: asyncio.Server | None = None
+        self._inode = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: set[_Connection] = set()
 
@@ -145,12 +147,13 @@ class JsonRpcServer:
         if len(os.fsencode(self._path)) > MAX_SOCKET_PATH_BYTES:
             remedy = f"a UNIX socket path has at most {MAX_SOCKET_PATH_BYTES} bytes: choose a shorter one"
             raise InvalidArgument("rpc-socket", "path too long", remedy)
+        await unix_socket.make_room(self._path, "another --rpc-socket")  # before a lock file is made beside it
         self._lock = FileLock(self._path.with_name(self._path.name + ".lock"), f"RPC socket {self._path}")
-        self._path.unlink(missing_ok=True)
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: _Connection(self), str(self._path), backlog=512
         )
         self._path.chmod(0o600)
+        self._inode = self._path.lstat().st_ino
 
     async def stop(self) -> None:
         """Close the socket and every connection; calls still running are cancelled."""
@@ -163,7 +166,7 @@ class JsonRpcServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._lock is not None:
-            self._path.unlink(missing_ok=True)
+            unix_socket.remove(self._path, self._inode)
             self._lock.release()
             self._lock = None
 

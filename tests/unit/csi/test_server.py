@@ -238,7 +238,7 @@ async def test_other_files_are_left_alone(short_dir: Path) -> None:
         await new_server(f"unix://{path}").start()
     assert path.read_text() == "precious"
     (short_dir / "file").touch()
-    with pytest.raises(errors.FailedPrecondition, match="cannot offer CSI"):
+    with pytest.raises(errors.FailedPrecondition, match="cannot listen at"):
         await new_server(f"unix://{short_dir}/file/csi.sock").start()
 
 

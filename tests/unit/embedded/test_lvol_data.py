@@ -352,3 +352,11 @@ async def test_no_flush_ends_before_the_metadata_are_durable(tmp_path: Path) -> 
     pool.durable.clear()
     await asyncio.wait_for(bdev.flush(), 2)  # nothing new
     pool.files.close()
+
+
+async def test_folders_that_are_no_stores_are_left_where_stores_would_be(machine: Machine) -> None:
+    theirs = machine.directory / "volatile" / "mine" / "journal"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+    await machine.restart()
+    assert theirs.read_text() == "precious"

@@ -268,3 +268,35 @@ def test_no_bytes_do_more_than_close_the_connection(data: bytes, cut: int) -> No
             list(stream.feed(part))
     except Malformed:
         pass
+
+
+async def test_only_a_socket_that_nobody_serves_is_replaced(gate: Gate, socket_dir: Path) -> None:
+    path = socket_dir / "theirs"
+    path.write_text("precious")
+    server = JsonRpcServer(gate.methods, path)
+    with pytest.raises(FailedPrecondition, match="not a socket: it is left alone"):
+        await server.start()
+    await server.stop()
+    assert path.read_text() == "precious"
+    assert not (socket_dir / "theirs.lock").exists(), "and nothing is put beside it"
+
+    link = socket_dir / "link"
+    link.symlink_to(path)
+    with pytest.raises(FailedPrecondition, match="not a socket"):
+        await JsonRpcServer(gate.methods, link).start()
+    assert link.is_symlink()
+
+
+async def test_a_socket_of_another_program_is_left_alone(gate: Gate, socket_dir: Path) -> None:
+    path = socket_dir / "spdk.sock"
+    theirs = await asyncio.start_unix_server(lambda reader, writer: None, path)
+    with pytest.raises(FailedPrecondition, match="already serves"):
+        await JsonRpcServer(gate.methods, path).start()
+    theirs.close()
+    assert path.is_socket()
+    ours = JsonRpcServer(gate.methods, path)
+    await ours.start()  # nobody serves it any more
+    path.unlink()
+    path.write_text("put there meanwhile")
+    await ours.stop()
+    assert path.read_text() == "put there meanwhile"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.errors import QuarryError
 from agent.nvmf import initiator
 from agent.spdk.embedded.bdev import BdevRegistry, ClaimType
 from agent.spdk.embedded.nvmf import register
@@ -109,6 +110,19 @@ async def test_a_port_that_somebody_else_has_cannot_be_used(rpc: Rpc) -> None:
         address = _listen(other.getsockname()[1])
         assert (await rpc.fault("nvmf_subsystem_add_listener", nqn=NQN, listen_address=address))[0] == -32602
     assert await rpc.call("nvmf_subsystem_get_listeners", nqn=NQN) == []
+
+
+async def test_behind_a_listener_for_any_address_nobody_is_let_in(rpc: Rpc) -> None:
+    """The real target compares the address that a host came to with that of the listener."""
+    await rpc.call("nvmf_create_transport", trtype="TCP")
+    await rpc.subsystem(allow_any_host=True)
+    port = free_port()
+    await rpc.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=_listen(port, "0.0.0.0"))
+    with pytest.raises(QuarryError):
+        await initiator.connect("127.0.0.1", port, NQN, HOST)
+    await rpc.call("nvmf_subsystem_remove_listener", nqn=NQN, listen_address=_listen(port, "0.0.0.0"))
+    await rpc.call("nvmf_subsystem_add_listener", nqn=NQN, listen_address=_listen(port))
+    await (await initiator.connect("127.0.0.1", port, NQN, HOST)).close()
 
 
 async def test_listening_can_be_limited_to_one_address() -> None:

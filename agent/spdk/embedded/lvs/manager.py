@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from agent.spdk.embedded.lvs.journal import JournalBusy, JournalDamaged
 from agent.spdk.embedded.lvs.layout import MD_PAGE_BYTES, Layout, read_superblock
 from agent.spdk.embedded.lvs.lvol import LvolBdev
 from agent.spdk.embedded.lvs.operations import MAX_NAME_BYTES, name_fits, refused
-from agent.spdk.embedded.lvs.store import Lvstore
+from agent.spdk.embedded.lvs.store import Lvstore, remove_stores
 from agent.spdk.embedded.rpc import RpcFault
 from agent.tasks.background import noticed
 
@@ -28,12 +28,14 @@ class LvstoreManager:
     """All stores, in the order they were loaded or made."""
 
     def __init__(self, registry: BdevRegistry, volatile_dir: Path) -> None:
-        """`volatile_dir` takes the data of stores on memory disks; it is emptied."""
+        """`volatile_dir` takes the data of stores on memory disks; those of an earlier target are removed."""
         self._registry = registry
         self._volatile_dir = volatile_dir
         self._stores: dict[str, Lvstore] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        shutil.rmtree(volatile_dir, ignore_errors=True)
+        remove_stores(volatile_dir)
+        with contextlib.suppress(OSError):  # it is not there, or something else is in it
+            volatile_dir.rmdir()
 
     def all(self) -> list[Lvstore]:
         return list(self._stores.values())

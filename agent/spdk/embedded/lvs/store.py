@@ -31,6 +31,14 @@ COMPACT_SLACK = 2000
 """Journal records beyond four per lvol before the journal is rewritten."""
 
 
+def remove_stores(parent: Path) -> None:
+    """Remove the folders of stores in `parent`, and nothing else that may be there."""
+    for journal in parent.glob(f"*/{JOURNAL_NAME}"):
+        with contextlib.suppress(ValueError):
+            UUID(journal.parent.name)
+            shutil.rmtree(journal.parent, ignore_errors=True)
+
+
 class Lvstore:
     """A store on one base bdev. Every change goes to the journal before it is visible."""
 
@@ -60,8 +68,7 @@ class Lvstore:
     def create(cls, registry: BdevRegistry, base: FdBdev, parent: Path, name: str, layout: Layout) -> Lvstore:
         """A new empty store; durable on return. What older stores left in `parent` is removed. Raises OSError."""
         uuid = uuid4()
-        for leftover in parent.glob(f"*/{JOURNAL_NAME}"):
-            shutil.rmtree(leftover.parent, ignore_errors=True)
+        remove_stores(parent)
         directory = parent / str(uuid)
         directory.mkdir(parents=True)
         record = StoreRecord(str(uuid), name, layout)

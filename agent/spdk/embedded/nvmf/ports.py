@@ -85,7 +85,7 @@ class Ports:
                 writer.transport.abort()
                 return
             writer.transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
-            connection = Connection(self._executor, reader, writer, address)
+            connection = Connection(self._executor, reader, writer, _reached(address, writer))
             task = asyncio.current_task()
             if task is not None:
                 connections[connection] = task
@@ -118,3 +118,12 @@ class Ports:
             _, stuck = await asyncio.wait(tasks, timeout=_CLOSE_S)
             for task in stuck:
                 task.cancel()
+
+
+def _reached(listener: Address, writer: asyncio.StreamWriter) -> Address:
+    """The address that a host has come to: behind a listener for any address it is one that no subsystem has.
+
+    The real target compares so too, and lets nobody in (`nvmf_ctrlr_connect`, "does not allow host to connect at").
+    """
+    host = ipaddress.ip_address(writer.get_extra_info("sockname")[0])
+    return listener if host == ipaddress.ip_address(listener.host) else listener._replace(host=str(host))
