@@ -5,20 +5,23 @@ from __future__ import annotations
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from agent.errors import Busy, CommandFailed, FailedPrecondition, NotFound
 from agent.host import device as devices
-from agent.host import process
+from agent.host import mounter, process
 from agent.host.paths import CheckedPath
 
 MOUNT_TIMEOUT_S = 60.0
 MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _STACKED_MAX = 32
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +111,7 @@ async def ensure_mounted(device: Path, target: CheckedPath, fs_type: str, option
             raise FailedPrecondition(f"{target} is mounted {'read-only' if existing.readonly else 'writable'} already")
         return
     with _opened(target) as name:
-        # --no-canonicalize: the name is a descriptor, which must not become a path again.
-        argv = ["mount", "--no-canonicalize", "-t", fs_type]
-        argv += ["-o", ",".join(options)] if options else []
-        await process.run([*argv, "--", str(device), name], timeout_s=MOUNT_TIMEOUT_S)
+        await _run("mount", fs_type, str(device), name, *options)
 
 
 async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
@@ -125,19 +125,11 @@ async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bo
     if existing is not None:
         if (existing.device, existing.root) != (wanted.device, wanted.root):
             raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
-        if existing.readonly and not readonly:
-            raise FailedPrecondition(f"{target} is mounted read-only already")
-    else:
-        with _opened(source) as origin:
-            await _run_on(target, ["-o", "bind", "--", origin])
-    # A second step, which after a crash between the two may be missing. By name: it is a mount point, so it is no link.
-    if readonly and not wanted.readonly and not (existing and existing.readonly):
-        try:
-            await process.run(["mount", "-o", "remount,bind,ro", "--", str(target)], timeout_s=MOUNT_TIMEOUT_S)
-        except CommandFailed:
-            if existing is None:  # a final error must leave nothing behind, least of all something writable
-                await ensure_unmounted(target.real)
-            raise
+        if existing.readonly != (readonly or wanted.readonly):
+            raise FailedPrecondition(f"{target} is mounted {'read-only' if existing.readonly else 'writable'} already")
+        return
+    with _opened(source) as origin, _opened(target) as name:
+        await _run("bind", origin, name, "ro" if readonly else "rw")
 
 
 async def ensure_node_bound(device: Path, target: CheckedPath) -> None:
@@ -147,42 +139,52 @@ async def ensure_node_bound(device: Path, target: CheckedPath) -> None:
         if not _is_node_of(existing, devices.number(device)):
             raise FailedPrecondition(f"{target} is in use: {existing.source}{existing.root} is mounted there")
         return
-    await _run_on(target, ["-o", "bind", "--", str(device)])
+    with _opened(target) as name:
+        await _run("bind", str(device), name, "rw")
 
 
-async def ensure_unmounted(target: Path) -> None:
+async def ensure_unmounted(target: CheckedPath) -> None:
     """Unmount everything at exactly `target`, also mounts on top of each other; nothing there: fine.
 
     FailedPrecondition while a process uses it.
     """
     for _ in range(_STACKED_MAX):
-        if at(target) is None:
+        if at(target.real) is None:
             return
-        try:
-            await process.run(["umount", "--no-canonicalize", "--", str(target)], timeout_s=MOUNT_TIMEOUT_S)
-        except CommandFailed as error:
-            if at(target) is not None:
-                raise FailedPrecondition(f"{target} cannot be unmounted: {error.stderr.strip()}") from error
-    if at(target) is not None:
+        with _entered(target, target.parent()) as parent:
+            try:
+                await _run("unmount", f"/proc/{os.getpid()}/fd/{parent}", target.parts[-1])
+            except CommandFailed as error:
+                if at(target.real) is not None:
+                    raise FailedPrecondition(f"{target} cannot be unmounted: {error.stderr.strip()}") from error
+    if at(target.real) is not None:
         raise FailedPrecondition(f"more than {_STACKED_MAX} mounts lie on top of each other at {target}")
 
 
+def _opened(path: CheckedPath) -> AbstractContextManager[str]:
+    return _entered(path, path.opened())
+
+
 @contextmanager
-def _opened(path: CheckedPath) -> Iterator[str]:
-    """As `path.opened()`, in errors of ours: it was there when it was checked, which may have been minutes ago."""
+def _entered(path: CheckedPath, opening: AbstractContextManager[_Value]) -> Iterator[_Value]:
+    """As `opening`, in errors of ours: `path` was there when it was checked, which may have been minutes ago."""
     with ExitStack() as stack:
         try:
-            name = stack.enter_context(path.opened())
+            value = stack.enter_context(opening)
         except FileNotFoundError:
             raise Busy(f"{path} was removed meanwhile; repeat the call") from None
         except OSError as error:
             raise FailedPrecondition(f"{path} cannot be opened: {error.strerror}") from error
-        yield name
+        yield value
 
 
-async def _run_on(target: CheckedPath, arguments: Sequence[str]) -> None:
-    with _opened(target) as name:
-        await process.run(["mount", "--no-canonicalize", *arguments, name], timeout_s=MOUNT_TIMEOUT_S)
+async def _run(action: str, *arguments: str) -> None:
+    """CommandFailed, named as the action, with what the kernel said."""
+    argv = [sys.executable, "-I", "-S", mounter.__file__, action, *arguments]
+    try:
+        await process.run(argv, timeout_s=MOUNT_TIMEOUT_S)
+    except CommandFailed as error:
+        raise CommandFailed([action, *arguments], error.exit_code, error.stderr) from error
 
 
 def _is_node_of(mount: Mount, number: tuple[int, int]) -> bool:

@@ -42,7 +42,6 @@ PACKAGES: Mapping[str, str] = {
     "mkfs.btrfs": "btrfs-progs",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
-    "mount": "mount",
     "nvme": "nvme-cli",
     "resize2fs": "e2fsprogs",
     "setpriv": "util-linux",

@@ -122,7 +122,7 @@ class NodeVolumes:
                 for driver in drivers:
                     await driver.abandon(volume_id)
             await self._freezer.thaw(volume_id)
-            await mount.ensure_unmounted(path.real)
+            await mount.ensure_unmounted(path)
             if device is not None and device.exists() and await blkid.is_held(device):
                 raise Unavailable(await _who_has(volume_id, device))
             for driver in drivers:
@@ -162,7 +162,7 @@ class NodeVolumes:
         async with self._hold(volume_id, target):
             if mount.at(target.real) is not None:
                 devices.require_admin()
-                await mount.ensure_unmounted(target.real)
+                await mount.ensure_unmounted(target)
             try:
                 target.remove()
             except OSError as error:

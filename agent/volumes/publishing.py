@@ -24,9 +24,9 @@ async def mount_filesystem(device: Path, path: CheckedPath, mode: Filesystem, ow
             raise
         # The kernel gives one error for many causes: whether it is the flags shows when they are left out.
         await mount.ensure_mounted(device, path, mode.fs_type, own_options)
-        await mount.ensure_unmounted(path.real)
-        flags = shorten(",".join(mode.mount_flags))
-        raise InvalidArgument("mount_flags", f"{mode.fs_type} cannot be mounted with {flags!r}") from error
+        await mount.ensure_unmounted(path)
+        flags, said = shorten(",".join(mode.mount_flags)), shorten(error.stderr.strip(), 300)
+        raise InvalidArgument("mount_flags", f"{mode.fs_type} cannot be mounted with {flags!r}: {said}") from error
 
 
 async def mount_shared_filesystem(device: Path, path: CheckedPath, mode: Filesystem, own_options: list[str]) -> None:

@@ -105,7 +105,7 @@ CASES: list[tuple[dict[str, Any], str, str, str | None, str]] = [
     ({"modules": modules(loop=ModuleState.MISSING)}, "module loop", "warn", "warn", "embedded"),
     ({"modules": modules(vfio_pci=ModuleState.MISSING)}, "module vfio-pci", "warn", "warn", "quarry disks bind"),
     ({"iommu_groups": 0}, "IOMMU", "warn", "warn", "intel_iommu=on"),
-    ({"programs": without("mount")}, "programs", "fail", "fail", "mount"),
+    ({"programs": without("blkid")}, "programs", "fail", "fail", "util-linux"),
     ({"programs": without("mkfs.xfs")}, "programs", "fail", "fail", "xfsprogs"),
     ({"programs": without("smartctl")}, "optional programs", "warn", "warn", "smartmontools"),
     ({"programs": GOOD.programs | {"nvme": Program("/n", "nvme version 1.16")}}, "nvme-cli", "warn", "warn", "1.16"),

@@ -56,7 +56,7 @@ def _filesystem() -> tuple[str, str]:
         return "", "root may not mount here (no CAP_SYS_ADMIN, as in most containers)"
     reasons = []
     for fs_type, tools in _TOOLS.items():
-        missing = [tool for tool in ("mount", "umount", "blkid", *tools) if process.find_program(tool) is None]
+        missing = [tool for tool in ("umount", "blkid", *tools) if process.find_program(tool) is None]
         if missing:
             reasons.append(f"no {fs_type}: not installed: {', '.join(missing)}")
         elif fs_type == "ext4" and not capabilities >> _CAP_SYS_RESOURCE & 1:

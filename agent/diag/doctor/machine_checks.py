@@ -19,7 +19,7 @@ _MIB, _GIB = 1 << 20, 1 << 30
 MEMORY_MIN_BYTES = 2 * _GIB
 AVAILABLE_MIN_BYTES = 512 * _MIB
 
-REQUIRED = ("setpriv", "blkid", "mount", "umount")
+REQUIRED = ("setpriv", "blkid")
 FOR_VOLUMES = ("nvme", "mkfs.ext4", "resize2fs", "mkfs.xfs", "xfs_growfs")
 OPTIONAL = ("mkfs.btrfs", "smartctl", "ledctl", "losetup")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import Busy, CommandFailed, FailedPrecondition, InvalidArgument, NotFound, QuarryError
+from agent.errors import Busy, FailedPrecondition, InvalidArgument, NotFound, QuarryError
 from agent.host import filesystem
 from agent.host.process import find_program
 from agent.model import AccessMode, Attachment, Volume
@@ -208,16 +208,6 @@ async def test_readonly_flag_does_not_outlive_the_attachment(machine: Machine) -
     assert Path(f"/sys/block/{Path(device).name}/ro").read_text() == "0\n"  # noqa: ASYNC240 - sysfs
 
 
-async def test_readonly_bind_cut_in_half_by_a_crash_is_finished(machine: Machine) -> None:
-    volume, staging, target = machine.volume(), machine.path("staging"), machine.path("target")
-    await machine.node().stage(volume, staging, EXT4)
-    await machine.node().publish(volume, staging, target, EXT4, readonly=False)
-    await machine.node().publish(volume, staging, target, EXT4, readonly=True)
-    with pytest.raises(OSError, match="Read-only"):
-        (target / "x").touch()
-    (staging / "x").touch()
-
-
 async def test_without_privileges_the_remedy_is_named(machine: Machine) -> None:
     if shutil.which("setpriv") is None:
         pytest.skip("setpriv is not installed")
@@ -392,24 +382,3 @@ async def test_concurrent_calls_serialize(machine: Machine) -> None:
     outcomes = await asyncio.gather(*mixed, return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, QuarryError) for outcome in outcomes)
     assert len(machine.mounted()) == len(machine.loops()) <= 1
-
-
-async def test_a_publication_that_cannot_be_made_read_only_is_taken_back(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    volume, staging, target, node = machine.volume(), machine.path("staging"), machine.mounts / "target", machine.node()
-    await node.stage(volume, staging, EXT4)
-    programs = machine.home / "bin"
-    programs.mkdir()
-    stand_in = programs / "mount"
-    real = find_program("mount")
-    stand_in.write_text(f'#!/bin/sh\ncase "$*" in *remount*) exit 32 ;; esac\nexec {real} "$@"\n')
-    stand_in.chmod(0o755)
-    with monkeypatch.context() as patched:
-        patched.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-        with pytest.raises(CommandFailed):
-            await node.publish(volume, staging, target, EXT4, readonly=True)
-    assert machine.mounted() == [str(staging)], "what should be read-only is left writable"
-    assert not target.exists()
-    await node.publish(volume, staging, target, EXT4, readonly=True)
-    assert not os.access(target, os.W_OK)
