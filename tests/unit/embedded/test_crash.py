@@ -239,10 +239,13 @@ def test_a_second_target_on_the_same_socket_or_state_is_refused(process: Process
     deadline = time.monotonic() + 20
     while not process.socket_path.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    for socket_name, state in (("rpc.sock", "other"), ("other.sock", "state")):
+    for socket_name, state, says in (
+        ("rpc.sock", "other", b"another process already serves"),
+        ("other.sock", "state", b"in use by another target"),
+    ):
         arguments = ["--rpc-socket", str(socket_dir / socket_name), "--state-dir", str(socket_dir / state)]
         command = [sys.executable, "-m", "agent.spdk.embedded.main", *arguments]
         ended = subprocess.run(command, capture_output=True, timeout=20, check=False)
         assert ended.returncode != 0
-        assert b"in use by another target" in ended.stderr
+        assert says in ended.stderr
     assert process.kill(signal.SIGTERM) == 0
