@@ -33,9 +33,10 @@ class LvstoreManager:
         self._volatile_dir = volatile_dir
         self._stores: dict[str, Lvstore] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        remove_stores(volatile_dir)
-        with contextlib.suppress(OSError):  # it is not there, or something else is in it
-            volatile_dir.rmdir()
+        for folder in (*volatile_dir.glob("*/"), volatile_dir):
+            remove_stores(folder)
+            with contextlib.suppress(OSError):  # it is not there, or something else is in it
+                folder.rmdir()
 
     def all(self) -> list[Lvstore]:
         return list(self._stores.values())
