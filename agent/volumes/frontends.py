@@ -10,7 +10,7 @@ from typing import Protocol
 from agent.errors import FailedPrecondition, NotFound, Unavailable
 from agent.host import loop, mount
 from agent.host.journal import Journal
-from agent.host.nvme_cli import NvmeHost
+from agent.host.nvme_host import NvmeHost
 from agent.model import Endpoint, Volume
 from agent.volumes.names import is_volume_id, volume_nqn, volume_of_nqn
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agent.errors import FailedPrecondition, RpcError, Unavailable
 from agent.host import device as devices
-from agent.host import mount, nvme_cli, reflink
+from agent.host import mount, nvme_host, reflink
 from agent.model import Frontend, Volume
 from agent.spdk import nvmf
 from agent.spdk.client import Rpc
@@ -133,7 +133,7 @@ class Stillness:
                     f"volume {volume.meta.name} is in use as a raw {volume.spec.frontend} device, which cannot be held "
                     "back; use nvme-tcp for it, or take a snapshot of each volume"
                 )
-        if exported and not nvme_cli.holds_io_back():
+        if exported and not nvme_host.holds_io_back():
             raise FailedPrecondition(
                 "this kernel fails I/O to a paused volume, as its native multipath is off: boot with "
                 "nvme_core.multipath=Y for snapshots of groups"

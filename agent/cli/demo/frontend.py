@@ -89,8 +89,6 @@ async def _loop_obstacle(folder: Path, embedded: bool) -> str:
 
 
 async def _nvme_obstacle() -> str:
-    if process.find_program("nvme") is None:
-        return "nvme-cli is not installed"
     if not _has_fabrics() and process.find_program("modprobe"):
         with suppress(QuarryError):  # a kernel without it: the device stays absent
             await process.run(["modprobe", "nvme-tcp"], timeout_s=_TIMEOUT_S)

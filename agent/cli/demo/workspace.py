@@ -16,6 +16,7 @@ import psutil
 
 from agent.errors import QuarryError
 from agent.host import process
+from agent.host.nvme_host import NvmeHost
 
 _SOCKET_PATH_MAX = 107
 """sun_path of sockaddr_un(7) without its NUL."""
@@ -79,7 +80,8 @@ class Workspace:
         found = []
         for controller in self.controllers():
             found.append(f"NVMe controller {controller}")
-            await _try(["nvme", "disconnect", "--device", controller])
+            with suppress(QuarryError):
+                await NvmeHost().delete(controller)
         return found
 
     async def _detach_loops(self) -> list[str]:

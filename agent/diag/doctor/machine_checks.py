@@ -20,8 +20,8 @@ MEMORY_MIN_BYTES = 2 * _GIB
 AVAILABLE_MIN_BYTES = 512 * _MIB
 
 REQUIRED = ("setpriv", "blkid")
-FOR_VOLUMES = ("nvme", "mkfs.ext4", "resize2fs", "mkfs.xfs", "xfs_growfs")
-OPTIONAL = ("mkfs.btrfs", "smartctl", "ledctl", "losetup")
+FOR_VOLUMES = ("mkfs.ext4", "resize2fs", "mkfs.xfs", "xfs_growfs")
+OPTIONAL = ("mkfs.btrfs", "nvme", "smartctl", "ledctl", "losetup")
 
 _WANTED_FLAGS = {"x86_64": ("sse4_2", "pclmulqdq"), "aarch64": ("crc32", "aes")}
 

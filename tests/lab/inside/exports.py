@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agent.host.nvme_cli import NvmeHost
+from agent.host.nvme_host import NvmeHost
 from agent.spdk import app, bdev, nvmf
 from agent.spdk.client import Client
 from tests.contract.targets import ADDRESS, Target, free_port

@@ -18,7 +18,7 @@ from typing import Self
 
 from agent.csi.client import CsiClient
 from agent.csi.pb import csi_pb2 as csi
-from agent.host.nvme_cli import NvmeHost
+from agent.host.nvme_host import NvmeHost
 from agent.volumes.names import volume_nqn
 from tests.contract.targets import ADDRESS, Target, free_port
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,54 @@ async def test_removed_host_is_cut_and_stays_out(exports: Exports) -> None:
     with pytest.raises(Exception, match="status 1"):
         await writer
     assert export.file.read_bytes() == before
+
+
+def waits_in_the_kernel(program: str) -> bool:
+    """Whether a child of ours is there (state D)."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    stats = [Path("/proc", child, "stat").read_text() for child in children]
+    return any(f"({program}) D" in stat for stat in stats)
+
+
+async def test_a_volume_that_waits_for_ever_holds_up_no_other(exports: Exports) -> None:
+    """Whoever reads a partition table keeps all others from opening the disk, and nvme-cli opens every disk."""
+    shut_out, other, third = [await exports.make(8) for _ in range(3)]
+    device = await shut_out.connect()
+    await other.connect()
+    await run("udevadm", "settle")
+    await nvmf.remove_host(exports.rpc, shut_out.nqn, HOST)
+    await until(shut_out.states, lambda states: "live" not in states)
+    write = ("dd", "if=/dev/urandom", f"of={device}", "bs=4k", "count=1", "oflag=direct")
+    waiting = [asyncio.create_task(run(*argv)) for argv in (write, ("blockdev", "--rereadpt", device))]
+    await until(lambda: waits_in_the_kernel("blockdev"), bool)
+    async with asyncio.timeout(60):
+        await exports.host.disconnect(other.nqn)
+        await third.connect()
+        await exports.host.disconnect(shut_out.nqn)
+    assert (other.states(), third.states(), shut_out.states()) == ([], ["live"], [])
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all("Input/output error" in str(each) for each in ended), ended
+
+
+async def test_hosts_shut_out_while_their_disks_are_read_are_detached_under_load(exports: Exports) -> None:
+    """Immediately after connecting: the kernel and udev still look at the disks."""
+    hogs = [await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass") for _ in range(3)]
+    made = [await exports.make(8) for _ in range(6)]
+    try:
+        for _ in range(3):
+            devices = await asyncio.gather(*(each.connect() for each in made))
+            await asyncio.gather(*(nvmf.remove_host(exports.rpc, each.nqn, HOST) for each in made))
+            write = ("dd", "if=/dev/urandom", "bs=4k", "count=1", "oflag=direct")
+            writers = [asyncio.create_task(run(*write, f"of={device}", timeout_s=300)) for device in devices]
+            async with asyncio.timeout(150):
+                await asyncio.gather(*(exports.host.disconnect(each.nqn) for each in made))
+            assert all(each.states() == [] for each in made)
+            async with asyncio.timeout(60):
+                await asyncio.gather(*writers, return_exceptions=True)
+            await asyncio.gather(*(nvmf.add_host(exports.rpc, each.nqn, HOST) for each in made))
+    finally:
+        for hog in hogs:
+            hog.kill()
 
 
 async def test_host_let_in_again_goes_on(exports: Exports) -> None:

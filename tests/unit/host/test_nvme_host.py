@@ -1,4 +1,4 @@
-"""NVMe/TCP on the host: a sysfs tree as Linux 6.12 shows it, and a stand-in for nvme-cli that changes it."""
+"""NVMe/TCP on the host: a sysfs tree as Linux 6.12 shows it, and a stand-in for the kernel that changes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import FailedPrecondition, Unavailable
-from agent.host.nvme_cli import NvmeHost, host_id
+from agent.host.nvme_host import NvmeHost, host_id
 from agent.model import ConnectOptions
 
 NQN = "nqn.2026-11.storage.quarry:vol:vol-0123456789abcdef0123456789abcdef"
@@ -53,7 +53,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("sys/class/nvme", "sys/class/nvme-subsystem", "dev", "bin"):
         (top / name).mkdir(parents=True)
     (top / "dev/nvme-fabrics").touch()
-    (top / "bin/nvme").symlink_to(Path(__file__).with_name("nvme-stand-in"))
+    (top / "bin/tee").symlink_to(Path(__file__).with_name("tee-stand-in"))
     monkeypatch.setenv("NVME_TREE", str(top))
     monkeypatch.setenv("PATH", f"{top / 'bin'}{os.pathsep}{os.environ['PATH']}")
     return top
@@ -111,15 +111,15 @@ async def test_connect_gives_all_the_parameters_and_the_device_appears(tree: Pat
     await found.connect(NQN, "127.0.0.1", 4420, HOST_NQN)
     assert await found.wait_for_device(NQN, UUID, 1) == tree / "dev/nvme2n1"
     assert calls(tree) == [
-        f"connect -t tcp -a 127.0.0.1 -s 4420 -n {NQN} --hostnqn={HOST_NQN} "
-        "--hostid=00000000-1111-2222-3333-444444444444 --ctrl-loss-tmo=-1 --reconnect-delay=1 --keep-alive-tmo=5"
+        f"{tree}/dev/nvme-fabrics transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn={NQN},hostnqn={HOST_NQN},"
+        "hostid=00000000-1111-2222-3333-444444444444,ctrl_loss_tmo=-1,reconnect_delay=1,keep_alive_tmo=5"
     ]
 
 
 async def test_connect_as_the_class_of_the_volume_says(tree: Path) -> None:
     await host(tree).connect(NQN, "127.0.0.1", 4420, HOST_NQN, ConnectOptions(600, 2, 30, 4))
     (call,) = calls(tree)
-    assert call.endswith("--ctrl-loss-tmo=600 --reconnect-delay=2 --keep-alive-tmo=30 --nr-io-queues=4")
+    assert call.endswith("ctrl_loss_tmo=600,reconnect_delay=2,keep_alive_tmo=30,nr_io_queues=4")
 
 
 @pytest.mark.parametrize("state", ["live", "connecting", "resetting", "new"])
@@ -137,7 +137,7 @@ async def test_dying_or_elsewhere_is_not_connected(tree: Path, state: str, port:
 
 
 async def test_refused_connection_is_unavailable(tree: Path) -> None:
-    (tree / "refuse").write_text("Failed to write to /dev/nvme-fabrics: Input/output error")
+    (tree / "refuse").write_text("tee: /dev/nvme-fabrics: Input/output error")
     with pytest.raises(Unavailable, match="Input/output error"):
         await host(tree).connect(NQN, "127.0.0.1", 4420, HOST_NQN)
 
@@ -160,7 +160,7 @@ async def test_disconnect_waits_and_is_repeatable(tree: Path) -> None:
     add_controller(tree, 0)
     for _ in range(2):
         await host(tree).disconnect(NQN)
-    assert calls(tree) == [f"disconnect -n {NQN}"]
+    assert calls(tree) == ["nvme0/delete_controller 1"]
 
 
 async def test_connections_to_an_old_place_end_once_the_new_one_lives(tree: Path) -> None:
@@ -170,14 +170,14 @@ async def test_connections_to_an_old_place_end_once_the_new_one_lives(tree: Path
     assert calls(tree) == []
     add_controller(tree, 1, state="live")
     await host(tree).disconnect_others(NQN, "127.0.0.1", 4420)
-    assert calls(tree) == ["disconnect -d nvme0"]
+    assert calls(tree) == ["nvme0/delete_controller 1"]
 
 
 async def test_rescan_asks_live_controllers_only(tree: Path) -> None:
     add_controller(tree, 0)
     add_controller(tree, 1, state="connecting")
     await host(tree).rescan(NQN)
-    assert calls(tree) == ["ns-rescan /dev/nvme0"]
+    assert calls(tree) == ["nvme0/rescan_controller 1"]
 
 
 def test_host_id_is_stable() -> None:

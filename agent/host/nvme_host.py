@@ -1,4 +1,8 @@
-"""The kernel's NVMe/TCP host: connecting through `nvme` (nvme-cli), and what sysfs says about it.
+"""The kernel's NVMe/TCP host: connecting and disconnecting by its own files, and what sysfs says about it.
+
+Not by nvme-cli: before anything else it opens the block device of every namespace of the machine, and opening one
+waits while another process reads its partition table; I/O to a target that lets us in no more waits for ever. So one
+such volume would stop all connecting and disconnecting, that of the volume itself included (docs/decisions/0016).
 
 sysfs, with native multipath (the default): /sys/class/nvme-subsystem/nvme-subsysN has `subsysnqn`, a link to each
 controller nvmeX, and a directory nvmeNnM for each namespace; without, namespaces are in /sys/class/nvme/nvmeX.
@@ -131,11 +135,10 @@ class NvmeHost:
             return
         if not (self._dev / "nvme-fabrics").exists():
             raise FailedPrecondition("this kernel has no NVMe/TCP host: `modprobe nvme-tcp`, or use the loop frontend")
-        argv = ["nvme", "connect", "-t", "tcp", "-a", address, "-s", str(port), "-n", nqn]
-        argv += [f"--hostnqn={host_nqn}", f"--hostid={host_id(host_nqn)}"]
-        argv += _flags(options)
+        asked: dict[str, str | int] = {"transport": "tcp", "traddr": address, "trsvcid": port, "nqn": nqn}
+        asked |= {"hostnqn": host_nqn, "hostid": host_id(host_nqn), **_options(options)}
         try:
-            await process.run(argv, timeout_s=CONNECT_TIMEOUT_S)
+            await _write(self._dev / "nvme-fabrics", ",".join(f"{key}={value}" for key, value in asked.items()))
         except CommandFailed as error:
             if self._connected(nqn, address, port):  # by somebody else in the meantime
                 return
@@ -157,13 +160,8 @@ class NvmeHost:
 
     async def disconnect(self, nqn: str) -> None:
         """End all connections to a subsystem and wait until they are gone; none: nothing happens."""
-        if not self.controllers(nqn):
-            return
-        try:
-            await process.run(["nvme", "disconnect", "-n", nqn], timeout_s=CONNECT_TIMEOUT_S)
-        except CommandFailed:
-            if self.controllers(nqn):
-                raise
+        for controller in self.controllers(nqn):
+            await self.delete(controller.name)
         deadline = time.monotonic() + DEVICE_TIMEOUT_S
         while self.controllers(nqn):
             if time.monotonic() > deadline:
@@ -177,13 +175,22 @@ class NvmeHost:
             return
         for controller in found:
             if not _is_at(controller, address, port):
-                await process.run(["nvme", "disconnect", "-d", controller.name], timeout_s=CONNECT_TIMEOUT_S)
+                await self.delete(controller.name)
 
     async def rescan(self, nqn: str) -> None:
         """Ask the kernel to look at sizes and namespaces again; usually the target has told it already."""
         for controller in self.controllers(nqn):
             if controller.state == "live":
-                await process.run(["nvme", "ns-rescan", f"/dev/{controller.name}"], timeout_s=CONNECT_TIMEOUT_S)
+                await _write(self._sysfs / "class/nvme" / controller.name / "rescan_controller", "1")
+
+    async def delete(self, controller: str) -> None:
+        """End one connection: what waits for it fails, whoever has it open. One that has gone meanwhile is gone."""
+        folder = self._sysfs / "class/nvme" / controller
+        try:
+            await _write(folder / "delete_controller", "1")
+        except CommandFailed:
+            if folder.exists():
+                raise
 
     def _connected(self, nqn: str, address: str, port: int) -> bool:
         return any(
@@ -201,10 +208,16 @@ def host_id(host_nqn: str) -> str:
     return match[1].lower() if match else str(uuid.uuid5(uuid.NAMESPACE_URL, host_nqn))
 
 
-def _flags(options: ConnectOptions) -> list[str]:
-    flags = [f"--ctrl-loss-tmo={options.loss_timeout_s}", f"--reconnect-delay={options.reconnect_delay_s}"]
-    flags += [f"--keep-alive-tmo={options.keep_alive_s}"]
-    return flags + ([f"--nr-io-queues={options.io_queues}"] if options.io_queues else [])
+async def _write(file: Path, text: str) -> None:
+    """Write to a file of the kernel in one call, by a child that can be given up: it may wait for a target."""
+    await process.run(["tee", str(file)], input=text.encode(), timeout_s=CONNECT_TIMEOUT_S)
+
+
+def _options(options: ConnectOptions) -> dict[str, int]:
+    """As the kernel names them (drivers/nvme/host/fabrics.c, opt_tokens). Seconds."""
+    found = {"ctrl_loss_tmo": options.loss_timeout_s, "reconnect_delay": options.reconnect_delay_s}
+    found |= {"keep_alive_tmo": options.keep_alive_s}
+    return found | ({"nr_io_queues": options.io_queues} if options.io_queues else {})
 
 
 def _is_at(controller: Controller, address: str, port: int) -> bool:
