@@ -16,6 +16,10 @@ from agent.spdk.client import Rpc
 
 ClearMethod = Literal["none", "unmap", "write_zeroes"]
 
+_MD_PAGE_BYTES = 4096
+_MASK_HEADER_BYTES = 5
+"""Packed size of struct spdk_bs_md_mask (lib/blob/blobstore.h)."""
+
 
 class LvstoreInfo(msgspec.Struct, frozen=True):
     """bdev_lvol_get_lvstores."""
@@ -27,6 +31,19 @@ class LvstoreInfo(msgspec.Struct, frozen=True):
     free_clusters: int
     block_size: int
     cluster_size: int
+    max_growable_size: int = 0
+    """What the number of metadata pages allows alone; see `growth_limit_bytes`."""
+
+    @property
+    def growth_limit_bytes(self) -> int:
+        """Size of the largest disk that it can follow when its disk grows (spdk_bs_grow_live).
+
+        The mask of used clusters was laid out in whole pages when the pool was made: for its metadata pages or its
+        clusters, whichever are more.
+        """
+        pages = -(-(_MASK_HEADER_BYTES + -(-self.total_data_clusters // 8)) // _MD_PAGE_BYTES)
+        clusters = (pages * _MD_PAGE_BYTES - _MASK_HEADER_BYTES) * 8
+        return max(self.max_growable_size, clusters * self.cluster_size)
 
     @property
     def size_bytes(self) -> int:

@@ -94,6 +94,40 @@ async def test_growing_a_pool(rpc: Client, pool: Pool) -> None:
     assert after.free_clusters == before.free_clusters + 256
 
 
+async def test_a_pool_grows_as_far_as_its_mask_of_clusters_reaches(rpc: Client, pool: Pool) -> None:
+    before = await lvol.get_lvstore(rpc, pool.name)
+    assert before is not None
+    most = before.growth_limit_bytes
+    os.truncate(pool.file, most + before.cluster_size)
+    await bdev.aio_rescan(rpc, pool.bdev)
+    assert await refused(lvol.grow_lvstore(rpc, pool.name)) == -32602
+    assert await lvol.get_lvstore(rpc, pool.name) == before, "it goes on as it was"
+    await bdev.aio_delete(rpc, pool.bdev)
+    os.truncate(pool.file, most)
+    await bdev.aio_create(rpc, pool.bdev, str(pool.file), 4096)
+    await bdev.wait_for_examine(rpc)
+    await lvol.grow_lvstore(rpc, pool.name)
+    after = await lvol.get_lvstore(rpc, pool.name)
+    assert after is not None
+    assert after.total_data_clusters - before.total_data_clusters == (most - 256 * MIB) // before.cluster_size
+
+
+async def test_a_pool_on_a_disk_that_shrinks(rpc: Client, pool: Pool) -> None:
+    before = await lvol.get_lvstore(rpc, pool.name)
+    os.truncate(pool.file, 128 * MIB)
+    assert await refused(bdev.aio_rescan(rpc, pool.bdev)) == -16
+    assert await lvol.get_lvstore(rpc, pool.name) == before, "it goes on as it was"
+    await bdev.aio_delete(rpc, pool.bdev)
+    await bdev.aio_create(rpc, pool.bdev, str(pool.file), 4096)
+    await bdev.wait_for_examine(rpc)
+    assert await lvol.get_lvstore(rpc, pool.name) is None, "it is not loaded from a smaller disk"
+    await bdev.aio_delete(rpc, pool.bdev)
+    os.truncate(pool.file, 256 * MIB)
+    await bdev.aio_create(rpc, pool.bdev, str(pool.file), 4096)
+    await bdev.wait_for_examine(rpc)
+    assert await lvol.get_lvstore(rpc, pool.name) == before
+
+
 async def test_renaming_a_pool(rpc: Client, pool: Pool, name: Name) -> None:
     uuid = await lvol.create(rpc, pool.name, "v", 16 * MIB)
     new = name("pool-new")

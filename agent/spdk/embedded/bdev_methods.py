@@ -168,6 +168,8 @@ class BdevMethods:
             bdev = require(self._registry, params.name)
             if not isinstance(bdev, kind):
                 raise RpcFault.no_device()
+            if bdev.in_use and bdev.size_now() < bdev.size_bytes:  # spdk_bdev_notify_blockcnt_change
+                raise RpcFault(-errno.EBUSY)
             bdev.rescan(self._registry)
             return True
 

@@ -173,9 +173,13 @@ class RegularFileBdev(FdBdev):
         self.path = path
         self.readonly = readonly
 
+    def size_now(self) -> int:
+        """Bytes that the file has now, in whole blocks."""
+        return os.fstat(self.fd).st_size // self.block_size * self.block_size
+
     def rescan(self, registry: BdevRegistry) -> None:
         """Take over the size that the file has now."""
-        registry.resize(self, os.fstat(self.fd).st_size // self.block_size)
+        registry.resize(self, self.size_now() // self.block_size)
 
 
 class AioBdev(RegularFileBdev):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from agent.spdk.embedded.filebdev import read_exactly, write_fully
@@ -45,17 +45,20 @@ class Layout:
     md_pages: int
     md_clusters: int
     total_clusters: int
+    mask_pages: int = 0
+    """Pages kept for the mask of used clusters, which bound how far the store can grow. 0: of an older record."""
 
     @classmethod
     def plan(cls, size_bytes: int, cluster_bytes: int, pages_ratio: int) -> Layout | None:
         """For a new store, None when the disk is too small for it (ENOMEM of the real one)."""
         total = size_bytes // cluster_bytes
         md_pages = total * pages_ratio // 100 or total
-        used = 1 + 2 * _mask_pages(md_pages) + max(_mask_pages(md_pages), _mask_pages(total)) + md_pages
+        mask_pages = max(_mask_pages(md_pages), _mask_pages(total))
+        used = 1 + 2 * _mask_pages(md_pages) + mask_pages + md_pages
         md_clusters = _div_up(used, cluster_bytes // MD_PAGE_BYTES)
         if md_clusters > total:
             return None
-        return cls(cluster_bytes, md_pages, md_clusters, total)
+        return cls(cluster_bytes, md_pages, md_clusters, total, mask_pages)
 
     @property
     def data_clusters(self) -> int:
@@ -63,15 +66,20 @@ class Layout:
 
     @property
     def max_growable_bytes(self) -> int:
+        """As the real one tells it (spdk_bs_get_max_growable_size): of the metadata pages, whatever its real room."""
         mask_bits = (_mask_pages(self.md_pages) * MD_PAGE_BYTES - _MASK_HEADER_BYTES) * 8
         return mask_bits * self.cluster_bytes
 
-    def grown(self, size_bytes: int) -> Layout:
-        """The layout on a disk that has `size_bytes` now; the same one when there is no more room or no use for it."""
+    def grown(self, size_bytes: int) -> Layout | None:
+        """The layout on a disk that has `size_bytes` now; None when it has shrunk or grown too far (spdk_bs_grow_live)."""
         total = size_bytes // self.cluster_bytes
-        if total <= self.total_clusters or total * self.cluster_bytes > self.max_growable_bytes:
-            return self
-        return Layout(self.cluster_bytes, self.md_pages, self.md_clusters, total)
+        if total < self.total_clusters or _mask_pages(total) > self._mask_pages_kept:
+            return None
+        return replace(self, total_clusters=total)
+
+    @property
+    def _mask_pages_kept(self) -> int:
+        return self.mask_pages or max(_mask_pages(self.md_pages), _mask_pages(self.total_clusters))
 
 
 def write_superblock(fd: int, store_uuid: UUID, layout: Layout) -> None:

@@ -125,6 +125,8 @@ class LvstoreManager:
     def grow(self, store: Lvstore) -> None:
         """Use the room that the disk has gained."""
         layout = store.record.layout.grown(store.base.size_bytes)
+        if layout is None:
+            raise refused(errno.ENOSPC)
         if layout != store.record.layout:
             store.apply_store(replace(store.record, layout=layout))
 

@@ -66,12 +66,13 @@ class StoreRecord:
             "md_pages": shape.md_pages,
             "md_clusters": shape.md_clusters,
             "total_clusters": shape.total_clusters,
+            "mask_pages": shape.mask_pages,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> StoreRecord:
         shape = {key: data[key] for key in ("cluster_bytes", "md_pages", "md_clusters", "total_clusters")}
-        return cls(data["uuid"], data["name"], Layout(**shape))
+        return cls(data["uuid"], data["name"], Layout(**shape, mask_pages=data.get("mask_pages", 0)))
 
 
 def change(
