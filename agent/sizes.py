@@ -42,6 +42,11 @@ def parse_size(text: str) -> int:
     return _scaled(number, (1024 if suffix == "iB" else 1000) ** power, "size", text, _SIZE_REMEDY)
 
 
+def gib(size_bytes: int) -> str:
+    """A size for a sentence, in GiB."""
+    return f"{size_bytes / GIB:.6g} GiB"
+
+
 def _scaled(number: str, unit: int, what: str, text: str, remedy: str) -> int:
     whole, _, fraction = number.partition(".")
     scale: int = 10 ** len(fraction)

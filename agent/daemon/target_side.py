@@ -35,6 +35,7 @@ from agent.volumes.bringup import TargetKeeper
 from agent.volumes.disk_driver import DiskDrivers
 from agent.volumes.disk_keeper import DiskKeeper
 from agent.volumes.disk_records import DiskRecords
+from agent.volumes.file_disk import FileAccess
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.health_keeper import HealthKeeper, ways_to_ask
@@ -172,7 +173,7 @@ class TargetSide:
 
     def _ways_to_disks(self, records: DiskRecords) -> tuple[dict[str, access.DiskAccess], _Disks | None]:
         """How disks are reached, and what follows those of the machine (None: they cannot be found)."""
-        settings, ways = self.settings, {access.FILE: access.FileAccess(self.rpc)}
+        settings, ways = self.settings, {access.FILE: FileAccess(self.rpc)}
         embedded = settings.spdk_socket is None
         try:
             source = Candidates(Machine(), loop_devices=settings.disks.loop_devices)

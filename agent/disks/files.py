@@ -57,6 +57,14 @@ def prepare(disk: FileDisk, node: str) -> Disk:
     )
 
 
+def measure(path: Path) -> int | None:
+    """Bytes of the file at `path`, None when there is none. May block shortly."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
 def require_blank(path: Path) -> None:
     """Raise FailedPrecondition unless the file holds nothing but zeroes. Holes are not read, everything else is.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from agent.errors import NotFound
@@ -28,6 +29,25 @@ def describe(device: Path) -> str:
     found = holders(device)
     more = f" and {len(found) - _NAMED_MAX} more" if len(found) > _NAMED_MAX else ""
     return f"{device} is in use by {', '.join(found[:_NAMED_MAX])}{more}" if found else ""
+
+
+def programs(file: Path) -> list[str]:
+    """The programs that have a regular file open, other than this one, in words. May block shortly."""
+    try:
+        found = file.stat()
+    except OSError:
+        return []
+    wanted = (found.st_dev, found.st_ino)
+    return [_program(process) for process in _processes()[1:] if wanted in _files(process)]
+
+
+def _files(process: Path) -> Iterator[tuple[int, int]]:
+    """Device and inode of everything that a process has open."""
+    with suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with suppress(OSError):
+                found = descriptor.stat()
+                yield found.st_dev, found.st_ino
 
 
 def _numbers(device: Path) -> Iterator[tuple[tuple[int, int], Path]]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from enum import StrEnum
-from pathlib import Path
 from typing import Protocol
 
 from agent.disks import files
-from agent.errors import FailedPrecondition, RpcError
-from agent.model import Disk, DiskDriver, DiskPhase
-from agent.spdk import bdev
-from agent.spdk.client import Rpc
+from agent.errors import FailedPrecondition
+from agent.model import Disk, DiskDriver
 
 LOAD_TIMEOUT_S = 600.0
 """How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
@@ -32,6 +28,12 @@ class Why(StrEnum):
     """This agent, or its target, cannot use such a disk."""
     WRITE_CACHE = "WriteCache"
     """It keeps back what was synced (or does not tell), and a power cut loses that."""
+    SHRUNK = "Shrunk"
+    """It has become smaller than its pool."""
+    GROWTH_LIMIT = "GrowthLimit"
+    """It has grown further than its pool can follow."""
+    REMOVED = "Removed"
+    """Its file was removed while the target has it open: everything goes when the target starts anew."""
     IN_USE = "InUse"
     """Volumes or snapshots live on it: it cannot be released."""
     FAILED = "Failed"
@@ -68,6 +70,10 @@ class DiskAccess(Protocol):
         """Take the bdev away, its pool and volumes with it; the data stay. Also of a disk that is gone."""
         ...
 
+    async def explain(self, disk: Disk) -> str:
+        """Why the pool that should be on a disk that was attached and detached is not loaded, in words."""
+        ...
+
     async def wipe(self, disk: Disk) -> None:
         """Make a detached disk blank that carries nothing but its own, empty pool."""
         ...
@@ -78,34 +84,4 @@ def kind(disk: Disk) -> str:
     return FILE if disk.status.transport == files.TRANSPORT else disk.status.driver
 
 
-class FileAccess:
-    """Regular files, by Linux AIO."""
-
-    def __init__(self, rpc: Rpc) -> None:
-        self._rpc = rpc
-
-    async def attach(self, disk: Disk) -> None:
-        if await bdev.get(self._rpc, disk.bdev_name) is not None:
-            return
-        try:
-            await bdev.aio_create(
-                self._rpc, disk.bdev_name, disk.status.path, disk.status.block_bytes, timeout_s=LOAD_TIMEOUT_S
-            )
-        except RpcError:
-            if await bdev.get(self._rpc, disk.bdev_name) is None:
-                raise
-
-    async def require_blank(self, disk: Disk) -> None:
-        if disk.status.phase is DiskPhase.FORMATTING:
-            return
-        await asyncio.to_thread(files.require_blank, Path(disk.status.path))
-
-    async def detach(self, disk: Disk) -> None:
-        try:
-            await bdev.aio_delete(self._rpc, disk.bdev_name)
-        except RpcError:
-            if await bdev.get(self._rpc, disk.bdev_name) is not None:
-                raise
-
-    async def wipe(self, disk: Disk) -> None:
-        """A file is not given back: who no longer needs it removes it."""
+NOT_LOADED = "it is there, but the target could not load it: see the target's log. It is tried again"

@@ -16,7 +16,8 @@ from agent.model import (
     Volume,
     VolumePhase,
 )
-from agent.volumes.disk_records import failing
+from agent.volumes.access import Why
+from agent.volumes.disk_records import attention, failing
 from agent.volumes.placement import Ledger
 from agent.volumes.space import Space, describe
 
@@ -64,6 +65,8 @@ def _of_target(volume: Volume, target: TargetState) -> str:
 def _of_disk(volume: Volume, ledger: Ledger, disk: Disk | None) -> str:
     name = _disk_of(volume)
     if name and ledger.pool(name) is not None:
+        if disk and (wrong := attention(disk, Why.SHRUNK, Why.REMOVED)):
+            return f"disk {name}, which holds the data: {wrong.message}"
         bad = failing(disk) if disk else None
         return f"disk {name}, which holds the data, is failing: {bad.message}" if bad else ""
     if disk is None:

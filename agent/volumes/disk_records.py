@@ -9,6 +9,10 @@ from agent.disks.health import Health
 from agent.errors import Conflict, NotFound, Unavailable
 from agent.model import Condition, ConditionStatus, Disk
 from agent.store.interface import Store
+from agent.volumes.access import Why
+
+ATTENTION = "NeedsAttention"
+"""Condition of a Disk whose pool is served though something is not as it should be; the reason is one of Why."""
 
 IO_ERRORS = "IoErrors"
 """Condition of a Disk: operations on it failed lately. It takes no new volumes."""
@@ -99,8 +103,14 @@ def power_loss(disk: Disk) -> Condition | None:
     return next((each for each in disk.status.conditions if each.type == POWER_LOSS), None)
 
 
+def attention(disk: Disk, *whys: Why) -> Condition | None:
+    """What is not as it should be with a disk that is served, if it is one of these."""
+    return next((each for each in disk.status.conditions if each.type == ATTENTION and each.reason in whys), None)
+
+
 def takes_new_volumes(disk: Disk) -> bool:
     """Whether volumes may be placed on it: it is claimed, and nothing says that it fails or loses what was synced."""
     cache = power_loss(disk)
     is_safe = cache is None or cache.status is not ConditionStatus.FALSE
-    return disk.spec.claimed is True and failing(disk) is None and is_safe
+    is_whole = attention(disk, Why.SHRUNK, Why.REMOVED) is None
+    return disk.spec.claimed is True and failing(disk) is None and is_safe and is_whole

@@ -22,7 +22,8 @@ from agent.host import blkid
 from agent.model import Disk, DiskPhase
 from agent.spdk import bdev
 from agent.spdk.client import Rpc
-from agent.volumes.access import LOAD_TIMEOUT_S, Refused, Why
+from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Why
+from agent.volumes.pool_size import shrunk
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,10 @@ class KernelAccess:
             await self._delete(disk)
         finally:
             self._let_go(disk.meta.name)
+
+    async def explain(self, disk: Disk) -> str:
+        # That its label is there was seen before it was attached.
+        return shrunk(disk, (await self._find(disk)).status.size_bytes) or NOT_LOADED
 
     async def wipe(self, disk: Disk) -> None:
         known = await self._find(disk)
@@ -139,7 +144,9 @@ class KernelAccess:
             await self.detach(disk)
             return False
         await self._hold_attached(disk, known)
-        if found.size_bytes != known.status.size_bytes:
+        if why := shrunk(disk, known.status.size_bytes):
+            raise Refused(Why.SHRUNK, why)
+        if found.size_bytes < known.status.size_bytes:
             rescan = bdev.uring_rescan if found.driver_specific.uring else bdev.aio_rescan
             await rescan(self._rpc, disk.bdev_name)
         return True

@@ -17,8 +17,16 @@ from agent.errors import FailedPrecondition, QuarryError, RpcError, TransportClo
 from agent.model import Condition, ConditionStatus, Disk, DiskPhase, PoolStatus
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
+from agent.volumes import pool_size
 from agent.volumes.access import FILE, LOAD_TIMEOUT_S, DiskAccess, Refused, Why, kind
-from agent.volumes.disk_records import DiskRecords, takes_new_volumes, with_condition, without_condition
+from agent.volumes.disk_records import (
+    ATTENTION,
+    DiskRecords,
+    takes_new_volumes,
+    with_condition,
+    with_health,
+    without_condition,
+)
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.space import Space, describe
 from agent.volumes.write_caches import WriteCaches
@@ -72,7 +80,7 @@ class Pools:
     async def ensure(self, disk: Disk) -> Disk:
         """Bring up one disk: attached as it is now, its pool loaded, made or grown, and counted with.
 
-        Raises QuarryError, as the status of the disk then says too.
+        Raises QuarryError, as the status of the disk then says too. A pool that is loaded is served all the same.
         """
         async with self._turn(disk):
             disk = await self._records.get(disk.meta.name) or disk
@@ -85,7 +93,8 @@ class Pools:
             except TransportClosed:
                 raise
             except QuarryError as error:
-                await self._fail(disk, error)
+                if not await self._goes_on(disk, error):
+                    await self._fail(disk, error)
                 raise
 
     async def lose(self, disk: Disk, why: str) -> None:
@@ -136,7 +145,7 @@ class Pools:
                 pool, info = disk.status.pool, found.get(disk.pool_name)
                 if not is_in_service(disk) or not pool.uuid or self._turn(disk).locked():
                     continue
-                if info is not None and info.uuid == pool.uuid:
+                if info is not None and info.uuid == pool.uuid and info.base_bdev == disk.bdev_name:
                     present.append(await self._record(disk, info, as_of, always=record))
                 elif disk.status.phase is DiskPhase.READY:
                     await self._fail(disk, _gone(disk))
@@ -173,36 +182,45 @@ class Pools:
             return await self.ensure(disk)
         except TransportClosed:
             raise
-        except QuarryError:
-            return None  # told by its status
+        except QuarryError:  # told by its status
+            return await self._records.get(disk.meta.name) if self.is_served(disk) else None
 
     async def _ensure_pool(self, disk: Disk) -> Disk:
         info = await lvol.get_lvstore(self._rpc, disk.pool_name)
         before = disk.status.pool.uuid
-        if before and (info is None or info.uuid != before):
+        if before and info is None:
+            await self._reach(disk).detach(disk)  # so that the next look examines it anew
+            raise Refused(Why.POOL_LOST, f"pool {before} was not loaded: {await self._reach(disk).explain(disk)}")
+        if before and info is not None and info.uuid != before:
             raise Refused(
-                Why.OTHER_POOL if info else Why.POOL_LOST,
-                f"{disk.status.path} held pool {before} and now holds {info.uuid if info else 'none'}; it is left "
-                "alone. Give the disk back, or remove its volumes and name it differently",
+                Why.OTHER_POOL,
+                f"{disk.status.path} held pool {before} and now holds {info.uuid}; it is left alone. Give the disk "
+                "back, or forget it (`quarry disks forget`)",
             )
         if info is not None and info.base_bdev != disk.bdev_name:
             raise Refused(Why.OTHER_POOL, f"pool {disk.pool_name} is served from {info.base_bdev}, another disk")
         if info is None:
             disk = await self._create_pool(disk)
-            info = await self._find_pool(disk, "bdev_lvol_create_lvstore", "its creation")
+            info = await lvol.get_lvstore(self._rpc, disk.pool_name)
+            if info is None:
+                raise RpcError("bdev_lvol_create_lvstore", 0, f"pool {disk.pool_name} is missing after its creation")
         device = await bdev.get(self._rpc, disk.bdev_name)
-        size_bytes = device.size_bytes if device else 0
-        if 0 < disk.status.pool.device_bytes < size_bytes:
-            log.info("disk %s has grown to %d bytes: so does its pool", disk.meta.name, size_bytes)
-            await lvol.grow_lvstore(self._rpc, disk.pool_name)
-            info = await self._find_pool(disk, "bdev_lvol_grow_lvstore", "its growth")
-        return await self._record(disk, info, device_bytes=size_bytes)
+        size_bytes, had = device.size_bytes if device else 0, disk.status.pool.device_bytes
+        if 0 < had < size_bytes and (limit := pool_size.beyond_limit(disk, info, size_bytes)):
+            disk = await self._tell(disk, _attention(Why.GROWTH_LIMIT, limit))
+            return await self._record(disk, info, device_bytes=had)
+        if 0 < had < size_bytes:
+            info = await pool_size.grown(self._rpc, disk, info, size_bytes)
+        return await self._record(await self._all_is_well(disk), info, device_bytes=size_bytes)
 
-    async def _find_pool(self, disk: Disk, method: str, after: str) -> lvol.LvstoreInfo:
+    async def _goes_on(self, disk: Disk, error: QuarryError) -> bool:
+        """Whether the pool is loaded though a step of bringing it up failed: then it is served, and that is told."""
         info = await lvol.get_lvstore(self._rpc, disk.pool_name)
-        if info is None:
-            raise RpcError(method, 0, f"pool {disk.pool_name} is missing after {after}")
-        return info
+        if info is None or not info.uuid or info.uuid != disk.status.pool.uuid or info.base_bdev != disk.bdev_name:
+            return False
+        why = error.why if isinstance(error, Refused) else Why.FAILED
+        await self._record(await self._tell(disk, _attention(why, str(error))), info)
+        return True
 
     async def _create_pool(self, disk: Disk) -> Disk:
         access = self._reach(disk)
@@ -285,11 +303,18 @@ class Pools:
             log.warning("disk %s serves, which could not be recorded: %s", disk.meta.name, error)
             return ready(disk)
 
-    async def _tell(self, disk: Disk, condition: Condition) -> None:
-        def told(now: Disk) -> Disk:
-            return replace(now, status=replace(now.status, conditions=with_condition(now.status.conditions, condition)))
+    async def _tell(self, disk: Disk, condition: Condition) -> Disk:
+        told = await self._records.change(disk, lambda now: with_health(now, condition))
+        if told.status.conditions != disk.status.conditions:
+            log.warning("disk %s (%s): %s", disk.meta.name, disk.status.path, condition.message)
+        return told
 
-        await self._records.change(disk, told)
+    async def _all_is_well(self, disk: Disk) -> Disk:
+        def told(now: Disk) -> Disk:
+            conditions = without_condition(now.status.conditions, ATTENTION)
+            return replace(now, status=replace(now.status, conditions=conditions))
+
+        return await self._records.change(disk, told)
 
     async def _fail(self, disk: Disk, error: QuarryError) -> None:
         text, why = str(error), error.why if isinstance(error, Refused) else Why.FAILED
@@ -298,7 +323,7 @@ class Pools:
         def failed(now: Disk) -> Disk:
             mark = now.status.phase is DiskPhase.FORMATTING
             phase = DiskPhase.FORMATTING if mark else DiskPhase.FAILED
-            told = with_condition(now.status.conditions, condition)
+            told = with_condition(without_condition(now.status.conditions, ATTENTION), condition)
             return replace(now, status=replace(now.status, phase=phase, message=text, conditions=told))
 
         try:
@@ -314,6 +339,10 @@ def is_in_service(disk: Disk) -> bool:
     if disk.status.phase is DiskPhase.RELEASING:
         return False
     return bool(disk.spec.claimed) or (bool(disk.status.pool.uuid) and kind(disk) != FILE)
+
+
+def _attention(why: Why, text: str) -> Condition:
+    return Condition(ATTENTION, ConditionStatus.TRUE, why.value, text, time.time())
 
 
 def _condition(kind: str, why: Why, text: str) -> Condition:

@@ -19,7 +19,8 @@ from agent.host import blkid
 from agent.model import Disk, DiskPhase
 from agent.spdk import bdev, lvol, nvme_controller
 from agent.spdk.client import Rpc
-from agent.volumes.access import LOAD_TIMEOUT_S, Refused, Why
+from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Why
+from agent.volumes.pool_size import shrunk
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +111,9 @@ class UserspaceAccess:
             except RpcError:
                 if await nvme_controller.get(self._rpc, name) is not None:
                     raise
+
+    async def explain(self, disk: Disk) -> str:
+        return shrunk(disk, disk.status.size_bytes) or NOT_LOADED
 
     async def wipe(self, disk: Disk) -> None:
         """The kernel gets the disk for as long as it takes, unless another namespace of its controller is in use."""

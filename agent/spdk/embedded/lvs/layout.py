@@ -71,7 +71,7 @@ class Layout:
         return mask_bits * self.cluster_bytes
 
     def grown(self, size_bytes: int) -> Layout | None:
-        """The layout on a disk that has `size_bytes` now; None when it has shrunk or grown too far (spdk_bs_grow_live)."""
+        """The layout on a disk that has `size_bytes` now; None when it shrank or grew too far (spdk_bs_grow_live)."""
         total = size_bytes // self.cluster_bytes
         if total < self.total_clusters or _mask_pages(total) > self._mask_pages_kept:
             return None

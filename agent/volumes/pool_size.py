@@ -1,0 +1,46 @@
+"""A pool follows its disk: it grows with it as far as it can, and a disk that has shrunk is called that."""
+
+from __future__ import annotations
+
+import logging
+
+from agent.errors import Unavailable
+from agent.model import Disk
+from agent.sizes import gib
+from agent.spdk import lvol
+from agent.spdk.client import Rpc
+
+log = logging.getLogger(__name__)
+
+
+def shrunk(disk: Disk, size_bytes: int) -> str:
+    """Why a disk of `size_bytes` is too small for its pool; "" when it is not."""
+    had = disk.status.pool.device_bytes
+    if not 0 < size_bytes < had:
+        return ""
+    return (
+        f"{disk.status.path} has become smaller than its pool: {gib(size_bytes)} instead of "
+        f"{gib(had)}, so part of what its volumes hold is gone. Give it its size back, or restore its "
+        "volumes from backups"
+    )
+
+
+def beyond_limit(disk: Disk, info: lvol.LvstoreInfo, size_bytes: int) -> str:
+    """Why the pool cannot grow to `size_bytes`; "" when it can."""
+    if size_bytes <= info.growth_limit_bytes:
+        return ""
+    return (
+        f"{disk.status.path} has grown to {gib(size_bytes)}, further than its pool can follow "
+        f"({gib(info.growth_limit_bytes)}): it is served at {gib(info.size_bytes)} as before. To "
+        "use all of it, delete its volumes, release and claim it again (docs/disks.md)"
+    )
+
+
+async def grown(rpc: Rpc, disk: Disk, info: lvol.LvstoreInfo, size_bytes: int) -> lvol.LvstoreInfo:
+    """The pool after it took over the room that its disk has gained. Raises RpcError when the target refuses."""
+    log.info("disk %s has grown to %d bytes: so does its pool", disk.meta.name, size_bytes)
+    await lvol.grow_lvstore(rpc, disk.pool_name)
+    after = await lvol.get_lvstore(rpc, disk.pool_name)
+    if after is None:
+        raise Unavailable(f"pool {disk.pool_name} is missing after its growth")
+    return after
