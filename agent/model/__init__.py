@@ -27,8 +27,10 @@ from agent.model.disk import (
     DiskSpec,
     DiskStatus,
     PoolStatus,
+    UnrecordedData,
 )
 from agent.model.node import (
+    ALIVE,
     StorageNode,
     StorageNodeSpec,
     StorageNodeStatus,
@@ -65,6 +67,7 @@ from agent.model.volume import (
 Resource = StorageNode | Disk | Volume | Snapshot | SnapshotGroup
 
 __all__ = [
+    "ALIVE",
     "LVOL_NAME_MAX",
     "NQN_PREFIX",
     "POOL_PREFIX",
@@ -106,6 +109,7 @@ __all__ = [
     "StorageNodeStatus",
     "TargetState",
     "Tier",
+    "UnrecordedData",
     "Volume",
     "VolumePhase",
     "VolumeSource",
