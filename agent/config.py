@@ -96,6 +96,13 @@ class PoolSettings(Section):
         description="Seconds between looks at the free space of pools (one call): how late one that fills is noticed.",
     )
 
+    deletions_linger_s: Seconds = Field(
+        default=2.0,
+        description="Seconds without a deletion after which the note that deletions are under way is taken back from "
+        "the disk's record. A target that dies while it stands has the pool's free space zeroed; taking it back after "
+        "each deletion costs two writes to the store for each.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.cluster_bytes & (self.cluster_bytes - 1):

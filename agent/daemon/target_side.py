@@ -48,6 +48,7 @@ from agent.volumes.placement import Ledger
 from agent.volumes.plan import Listener
 from agent.volumes.pools import Pools
 from agent.volumes.reconcile import Reconciler
+from agent.volumes.safeguards import Safeguards
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.space import Thresholds
 from agent.volumes.stillness import Stillness
@@ -55,6 +56,7 @@ from agent.volumes.ublk import UblkFrontend
 from agent.volumes.userspace_disk import Recovery, UserspaceAccess
 from agent.volumes.write_cache_keeper import WriteCacheKeeper
 from agent.volumes.write_caches import WriteCaches
+from agent.volumes.zeroing import Zeroing
 
 log = logging.getLogger(__name__)
 
@@ -133,16 +135,18 @@ class TargetSide:
         book, guard = ledger(settings.pool), VolumeGuard()
         listener = Listener(settings.nvmf_address, settings.nvmf_port)
         lineage, operations = Lineage(), Operations(guard)
-        reconciler = Reconciler(self.rpc, store, book, settings.node_name, listener, lineage)
         records = DiskRecords(store, settings.node_name)
+        zeroing = Zeroing(self.rpc, records, settings.pool.deletions_linger_s)
+        self._closers.push_async_callback(zeroing.stop)
+        reconciler = Reconciler(self.rpc, store, book, settings.node_name, listener, lineage, zeroing)
         ways, follower = self._ways_to_disks(records)
         caches = WriteCaches(records, write_caches.ways(self.rpc), settings.disks)
-        pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways, caches)
+        pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways, Safeguards(caches, zeroing))
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
             self.keeper.companions.append(WriteCacheKeeper(records, pools, caches))
-        cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage)
+        cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage, zeroing)
         return Core(store, book, lineage, operations, reconciler, cutter, records)
 
     def _stillness(self, frontends: dict[Frontend, FrontendDriver]) -> Stillness:

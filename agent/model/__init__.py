@@ -26,11 +26,10 @@ from agent.model.disk import (
     DiskPhase,
     DiskSpec,
     DiskStatus,
+    FreeSpace,
     PoolStatus,
-    UnrecordedData,
 )
 from agent.model.node import (
-    ALIVE,
     StorageNode,
     StorageNodeSpec,
     StorageNodeStatus,
@@ -67,7 +66,6 @@ from agent.model.volume import (
 Resource = StorageNode | Disk | Volume | Snapshot | SnapshotGroup
 
 __all__ = [
-    "ALIVE",
     "LVOL_NAME_MAX",
     "NQN_PREFIX",
     "POOL_PREFIX",
@@ -88,6 +86,7 @@ __all__ = [
     "DiskStatus",
     "Endpoint",
     "Failure",
+    "FreeSpace",
     "Frontend",
     "Meta",
     "PoolStatus",
@@ -109,7 +108,6 @@ __all__ = [
     "StorageNodeStatus",
     "TargetState",
     "Tier",
-    "UnrecordedData",
     "Volume",
     "VolumePhase",
     "VolumeSource",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.model.common import POOL_PREFIX, Condition, Meta, Provisioning, Tier
+from agent.model.common import POOL_PREFIX, Condition, Meta, Tier
 
 
 class DiskPhase(StrEnum):
@@ -27,6 +27,16 @@ class DiskDriver(StrEnum):
     USERSPACE = "userspace"
 
 
+class FreeSpace(StrEnum):
+    """What the free space of a pool holds, as far as is known (see agent.volumes.zeroing)."""
+
+    ZEROED = "Zeroed"
+    DELETING = "Deleting"
+    """All that is not zeroed is being zeroed by deletions, which the death of the target interrupts."""
+    UNKNOWN = "Unknown"
+    """It may hold what others wrote."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
     """An lvstore as it was recorded last; what is free now the placement ledger knows."""
@@ -37,19 +47,8 @@ class PoolStatus:
     cluster_bytes: int = 0
     device_bytes: int = 0
     """Size of the disk that the pool makes use of; less than the disk's when that has grown. 0: not recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnrecordedData:
-    """Data of ours on a disk of which there is no Volume or Snapshot."""
-
-    name: str
-    """The id of the volume or snapshot whose data they are."""
-    size_bytes: int = 0
-    lvol_uuid: str = ""
-    provisioning: Provisioning = Provisioning.THIN
-    parent: str = ""
-    """The snapshot that they stand on; empty: none."""
+    free_space: FreeSpace = FreeSpace.ZEROED
+    """Whether free space may hold what others wrote: Deleting and Unknown are zeroed before anybody gets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,6 @@ class DiskSpec:
     tier_override: Tier | None = None
     driver: DiskDriver | None = None
     """None: it stays where it is, with the kernel unless a command moved it. Changed while it is not in service."""
-    adopt: tuple[str, ...] = ()
-    """Of `status.unrecorded`: what is to get a record. A name goes from here when that is done."""
-    discard: tuple[str, ...] = ()
-    """Of `status.unrecorded`: what is to be DESTROYED. A name goes from here when that is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +99,6 @@ class DiskStatus:
     message: str = ""
     pool: PoolStatus = field(default_factory=PoolStatus)
     conditions: tuple[Condition, ...] = ()
-    unrecorded: tuple[UnrecordedData, ...] = ()
-    """Data on it that have no record; they keep their room until somebody says what becomes of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,9 +134,10 @@ async def delete_lvstore(rpc: Rpc, lvs_name: str, *, timeout_s: float | None = N
     await rpc.call("bdev_lvol_delete_lvstore", {"lvs_name": lvs_name}, timeout_s=timeout_s)
 
 
-async def list_lvols(rpc: Rpc, lvs_name: str) -> list[LvolInfo]:
-    """The lvols of one lvstore. -19: no such lvstore."""
-    return read("bdev_lvol_get_lvols", await rpc.call("bdev_lvol_get_lvols", {"lvs_name": lvs_name}), list[LvolInfo])
+async def list_lvols(rpc: Rpc, lvs_name: str | None = None) -> list[LvolInfo]:
+    """The lvols of one lvstore (-19: no such lvstore), or of all. One that is being deleted is not among them."""
+    result = await rpc.call("bdev_lvol_get_lvols", given(lvs_name=lvs_name) or None)
+    return read("bdev_lvol_get_lvols", result, list[LvolInfo])
 
 
 # --- logical volumes ---

@@ -10,6 +10,7 @@ from agent.model import VOLUME_NQN_PREFIX
 _VOLUME_ID = re.compile(r"vol-[0-9a-f]{32}")
 _SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{32}(-[1-9][0-9]{0,8})?")
 _GROUP_ID = re.compile(r"group-[0-9a-f]{32}")
+_HELD = re.compile(r"zero-[0-9a-f]{32}")
 _HELPER = re.compile(r"help-[0-9a-f]{32}")
 
 
@@ -70,6 +71,16 @@ def helper_name(volume: str) -> str:
 def is_helper_name(text: str) -> bool:
     """Whether `text` names such an lvol. They hold nothing."""
     return _HELPER.fullmatch(text) is not None
+
+
+def held_name(token: str) -> str:
+    """Name of an lvol that holds free space until it is zeroed; `token`: 32 hexadecimal digits."""
+    return "zero-" + token
+
+
+def is_held_name(text: str) -> bool:
+    """Whether `text` names such an lvol. They are nobody's data."""
+    return _HELD.fullmatch(text) is not None
 
 
 def volume_nqn(volume: str) -> str:

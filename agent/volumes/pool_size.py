@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from agent.config import PoolSettings
 from agent.errors import Unavailable
 from agent.model import Disk
 from agent.sizes import gib
@@ -11,6 +12,8 @@ from agent.spdk import lvol
 from agent.spdk.client import Rpc
 
 log = logging.getLogger(__name__)
+
+_TIB = 1 << 40
 
 
 def shrunk(disk: Disk, size_bytes: int) -> str:
@@ -44,3 +47,13 @@ async def grown(rpc: Rpc, disk: Disk, info: lvol.LvstoreInfo, size_bytes: int) -
     if after is None:
         raise Unavailable(f"pool {disk.pool_name} is missing after its growth")
     return after
+
+
+def metadata_ratio(size_bytes: int, settings: PoolSettings) -> int:
+    """`num_md_pages_per_cluster_ratio` (a percentage) that gives a pool of `size_bytes` its metadata pages.
+
+    As few as will do: pages bound the number of volumes, but each is read when the pool is loaded after a crash.
+    """
+    pages = settings.metadata_pages_min + settings.metadata_pages_per_tib * size_bytes // _TIB
+    clusters = max(1, size_bytes // settings.cluster_bytes)
+    return max(1, -(-pages * 100 // clusters))

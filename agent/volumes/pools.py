@@ -27,9 +27,10 @@ from agent.volumes.disk_records import (
     with_health,
     without_condition,
 )
+from agent.volumes.names import is_held_name
 from agent.volumes.placement import Ledger, Pool
+from agent.volumes.safeguards import Safeguards
 from agent.volumes.space import Space, describe
-from agent.volumes.write_caches import WriteCaches
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,6 @@ USABLE = "Usable"
 
 RELEASED = "Released"
 """Condition of a Disk that is to be released and cannot be yet."""
-
-_TIB = 1 << 40
 
 
 class Pools:
@@ -59,7 +58,7 @@ class Pools:
         zone: str,
         settings: PoolSettings,
         access: Mapping[str, DiskAccess],
-        caches: WriteCaches,
+        safeguards: Safeguards,
     ) -> None:
         self._rpc = rpc
         self._records = records
@@ -67,7 +66,7 @@ class Pools:
         self._zone = zone
         self._settings = settings
         self._access = access
-        self._caches = caches
+        self._caches, self._zeroing = safeguards
         self._refreshing = asyncio.Lock()
         self._turns: dict[str, asyncio.Lock] = {}
 
@@ -85,6 +84,7 @@ class Pools:
         async with self._turn(disk):
             disk = await self._records.get(disk.meta.name) or disk
             try:
+                await self._zeroing.before_attach()
                 await self._reach(disk).attach(disk)
                 await bdev.wait_for_examine(self._rpc, timeout_s=LOAD_TIMEOUT_S)
                 # After the pool was loaded: what that wrote is flushed, and nothing of a volume has been written yet.
@@ -145,6 +145,8 @@ class Pools:
                 pool, info = disk.status.pool, found.get(disk.pool_name)
                 if not is_in_service(disk) or not pool.uuid or self._turn(disk).locked():
                     continue
+                if not self._zeroing.lets_in(disk):
+                    continue
                 if info is not None and info.uuid == pool.uuid and info.base_bdev == disk.bdev_name:
                     present.append(await self._record(disk, info, as_of, always=record))
                 elif disk.status.phase is DiskPhase.READY:
@@ -199,12 +201,15 @@ class Pools:
             )
         if info is not None and info.base_bdev != disk.bdev_name:
             raise Refused(Why.OTHER_POOL, f"pool {disk.pool_name} is served from {info.base_bdev}, another disk")
+        is_new = info is None
         if info is None:
             disk = await self._create_pool(disk)
             info = await lvol.get_lvstore(self._rpc, disk.pool_name)
             if info is None:
                 raise RpcError("bdev_lvol_create_lvstore", 0, f"pool {disk.pool_name} is missing after its creation")
         device = await bdev.get(self._rpc, disk.bdev_name)
+        disk = await self._zeroing.loaded(disk, unknown=not before and not is_new)
+        info = await lvol.get_lvstore(self._rpc, disk.pool_name) or info
         size_bytes, had = device.size_bytes if device else 0, disk.status.pool.device_bytes
         if 0 < had < size_bytes and (limit := pool_size.beyond_limit(disk, info, size_bytes)):
             disk = await self._tell(disk, _attention(Why.GROWTH_LIMIT, limit))
@@ -217,6 +222,11 @@ class Pools:
         """Whether the pool is loaded though a step of bringing it up failed: then it is served, and that is told."""
         info = await lvol.get_lvstore(self._rpc, disk.pool_name)
         if info is None or not info.uuid or info.uuid != disk.status.pool.uuid or info.base_bdev != disk.bdev_name:
+            return False
+        try:
+            disk = await self._zeroing.loaded(disk, unknown=False)
+        except QuarryError as worse:
+            log.error("disk %s stays closed: %s", disk.meta.name, worse)
             return False
         why = error.why if isinstance(error, Refused) else Why.FAILED
         await self._record(await self._tell(disk, _attention(why, str(error))), info)
@@ -236,7 +246,7 @@ class Pools:
                 disk.bdev_name,
                 disk.pool_name,
                 cluster_bytes=self._settings.cluster_bytes,
-                md_ratio=metadata_ratio(disk.status.size_bytes, self._settings),
+                md_ratio=pool_size.metadata_ratio(disk.status.size_bytes, self._settings),
                 clear_method="none",
                 timeout_s=LOAD_TIMEOUT_S,
             )
@@ -255,13 +265,15 @@ class Pools:
         living = await self._living_on(disk)
         if living:
             raise Refused(Why.IN_USE, f"disk {disk.meta.name} holds {_some(living)}: delete them first")
+        await self._zeroing.require_clean(disk)
         self._ledger.remove_pool(disk.meta.name)
         return await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.RELEASING))
 
     async def _living_on(self, disk: Disk) -> list[str]:
         """Volumes and snapshots, recorded or found in the pool."""
         lvols = await lvol.list_lvols(self._rpc, disk.pool_name)
-        return sorted({*self._ledger.reserved_on(disk.meta.name), *(each.name for each in lvols)})
+        found = (each.name for each in lvols if not is_held_name(each.name))
+        return sorted({*self._ledger.reserved_on(disk.meta.name), *found})
 
     async def _record(
         self,
@@ -291,7 +303,8 @@ class Pools:
             kept = now.status.pool
             if always or now.status.phase is not DiskPhase.READY:
                 size = device_bytes or kept.device_bytes
-                kept = PoolStatus(info.uuid, info.size_bytes, info.free_bytes, info.cluster_size, size)
+                known = PoolStatus(info.uuid, info.size_bytes, info.free_bytes, info.cluster_size, size)
+                kept = replace(known, free_space=kept.free_space)
             told = with_condition(without_condition(now.status.conditions, USABLE), low)
             told = without_condition(told, RELEASED) if now.spec.claimed else told
             status = replace(now.status, phase=DiskPhase.READY, message="", pool=kept, conditions=told)
@@ -376,13 +389,3 @@ def low_space(disk: Disk, space: Space, info: lvol.LvstoreInfo) -> Condition:
     status = ConditionStatus.FALSE if space is Space.AMPLE else ConditionStatus.TRUE
     message = describe(disk.pool_name, space, info.size_bytes, info.free_bytes)
     return Condition(SPACE_LOW, status, reason, message, time.time())
-
-
-def metadata_ratio(size_bytes: int, settings: PoolSettings) -> int:
-    """`num_md_pages_per_cluster_ratio` (a percentage) that gives a pool of `size_bytes` its metadata pages.
-
-    As few as will do: pages bound the number of volumes, but each is read when the pool is loaded after a crash.
-    """
-    pages = settings.metadata_pages_min + settings.metadata_pages_per_tib * size_bytes // _TIB
-    clusters = max(1, size_bytes // settings.cluster_bytes)
-    return max(1, -(-pages * 100 // clusters))

@@ -7,7 +7,6 @@ every volume after a (re)connection and for those that failed. The caller holds 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -21,7 +20,6 @@ from agent.errors import (
     Unavailable,
 )
 from agent.model import POOL_PREFIX, Endpoint, Frontend, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
-from agent.spdk import nvmf
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes import actions
@@ -45,8 +43,7 @@ from agent.volumes.plan import (
     shut_out,
 )
 from agent.volumes.seeding import Seeder
-
-log = logging.getLogger(__name__)
+from agent.volumes.zeroing import Zeroing
 
 ATTEMPTS = 5
 """How often a volume is re-read and re-planned in one call before the target's refusal is passed on."""
@@ -63,7 +60,14 @@ class Reconciler:
     """
 
     def __init__(
-        self, rpc: Rpc, store: Store, ledger: Ledger, node: str, listener: Listener, lineage: Lineage | None = None
+        self,
+        rpc: Rpc,
+        store: Store,
+        ledger: Ledger,
+        node: str,
+        listener: Listener,
+        lineage: Lineage,
+        zeroing: Zeroing,
     ) -> None:
         self._rpc = rpc
         self._store = store
@@ -77,7 +81,8 @@ class Reconciler:
         """Whether a volume that is not exported has a device on this machine, which holds its bdev open."""
         self.forget: Callable[[Volume], Awaitable[None]] = self._delete
         """Called when the data of a deleted volume are gone."""
-        self._lineage = lineage or Lineage()
+        self._lineage = lineage
+        self._zeroing = zeroing
         self._seeder = Seeder(rpc, self._lineage)
 
     @property
@@ -166,15 +171,6 @@ class Reconciler:
         """Whether the target has data of that name: of a volume without a record they are somebody's."""
         return self._observed is not None and self._observed.get(volume).lvol is not None
 
-    async def withdraw(self, volume: str) -> None:
-        """Serve a volume no more that is recorded elsewhere, or nowhere. Its data, if they are here, stay."""
-        if self._observed is None or self._observed.get(volume).subsystem is None:
-            return  # a new connection serves what is placed here only
-        log.warning("volume %s is not placed here any more: it is not served", volume)
-        self._observed.mark_unknown(volume)
-        await nvmf.ensure_no_subsystem(self._rpc, volume_nqn(volume))
-        self._observed.set(volume, replace(self._observed.get(volume), subsystem=None))
-
     async def _shut_out(self, desired: DesiredReplica) -> None:
         """While its disk is away: cut hosts that may no longer reach it. They stay out when the disk is back."""
         observed = await self.ready()
@@ -239,7 +235,13 @@ class Reconciler:
         if not any(isinstance(action, DeleteLvol | ResizeLvol) for action in actions_of_round):
             return await self._run_together(actions_of_round)
         async with self._lineage.lvols.hold(desired.volume):
-            return await self._run_together(actions_of_round)
+            if not any(isinstance(action, DeleteLvol) for action in actions_of_round):
+                return await self._run_together(actions_of_round)
+            async with self._zeroing.deleting(desired.pool.removeprefix(POOL_PREFIX)) as deletion:
+                results = await self._run_together(actions_of_round)
+                if any(isinstance(result, BaseException) for result in results):
+                    deletion.unsure = True
+                return results
 
     async def _run_together(self, actions_of_round: Round) -> list[str | BaseException]:
         """Results or errors of the actions in order; their calls go out together.

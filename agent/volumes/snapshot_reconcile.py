@@ -23,6 +23,7 @@ from agent.volumes.placement import Ledger
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.seeding import snapshot_seen
 from agent.volumes.snapshot_plan import Gone, Keep, SnapshotSeen, removal
+from agent.volumes.zeroing import Zeroing
 
 Quiesce = Callable[[Volume], AbstractAsyncContextManager[None]]
 """For the block nothing is written to the volume's filesystem, and the device has all that was written before."""
@@ -36,12 +37,15 @@ RETRY_DELAY_S = 0.02
 class SnapshotReconciler:
     """Takes, judges and deletes snapshots. Nothing here decides whether one is wanted."""
 
-    def __init__(self, rpc: Rpc, store: Store, ledger: Ledger, reconciler: Reconciler, lineage: Lineage) -> None:
+    def __init__(
+        self, rpc: Rpc, store: Store, ledger: Ledger, reconciler: Reconciler, lineage: Lineage, zeroing: Zeroing
+    ) -> None:
         self._rpc = rpc
         self._store = store
         self._ledger = ledger
         self._reconciler = reconciler
         self._lineage = lineage
+        self._zeroing = zeroing
         self.forget: Callable[[Snapshot], Awaitable[None]] = self._delete_record
         """Called when the data of a deleted snapshot are gone."""
 
@@ -161,7 +165,8 @@ class SnapshotReconciler:
     async def uncut(self, snapshot: Snapshot, volume: str) -> None:
         """Delete one that nobody was told of, if it is there; the volume, its only clone, takes its data back."""
         try:
-            await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
+            async with self._zeroing.deleting(snapshot.spec.disk):
+                await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
         except RpcError:
             if await self.read(snapshot) is not None:
                 raise
@@ -190,7 +195,8 @@ class SnapshotReconciler:
 
     async def _delete(self, snapshot: Snapshot, heir: str) -> None:
         try:
-            await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
+            async with self._zeroing.deleting(snapshot.spec.disk):
+                await lvol.delete(self._rpc, self._name(snapshot), timeout_s=DELETE_TIMEOUT_S)
         except RpcError as error:
             if await self.read(snapshot) is not None:
                 return  # looked at anew

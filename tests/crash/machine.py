@@ -49,12 +49,12 @@ class Machine:
         self.port = free_port()
         self.disk = self.folder / "d0.img"
 
-    def start_agent(self, config: str = "") -> None:
+    def start_agent(self, config: str = "", disk_size: str = "20GiB") -> None:
         """`config`: settings in YAML, besides those every test needs."""
         (self.folder / "config.yaml").write_text(config)
         argv = [sys.executable, "-m", "agent.cli.main", "standalone"]
         argv += ["--state-dir", str(self.folder / "agent"), "--csi-endpoint", self.endpoint, "--node-name", NODE]
-        argv += ["--spdk-socket", str(self.target.socket_path), "--file-disk", f"{self.disk}:20GiB:ssd"]
+        argv += ["--spdk-socket", str(self.target.socket_path), "--file-disk", f"{self.disk}:{disk_size}:ssd"]
         argv += ["--nvmf-address", ADDRESS, "--nvmf-port", str(self.port)]
         argv += ["--config", str(self.folder / "config.yaml")]
         with (self.folder / "agent.log").open("ab") as log:

@@ -28,7 +28,11 @@ from .tripwire import Tripwire
 
 PATIENCE_S = 30.0
 TICK_S = 0.003
-CONFIG = "rpc: {heartbeat_interval_s: 3600.0}\nreconcile: {audit_interval_s: 3600.0}\n"
+CONFIG = """
+rpc: {heartbeat_interval_s: 3600.0}
+reconcile: {audit_interval_s: 3600.0}
+pool: {deletions_linger_s: 0.001}
+"""
 """Nothing happens by itself while calls are counted."""
 
 DISK_SIZES = ("2GiB:ssd",)

@@ -25,7 +25,9 @@ from agent.volumes.disk_keeper import DiskKeeper
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.placement import Ledger
 from agent.volumes.pools import Pools
+from agent.volumes.safeguards import Safeguards
 from agent.volumes.write_caches import WriteCaches
+from agent.volumes.zeroing import Zeroing
 from tests.unit.disks.fake_machine import FakeMachine
 from tests.unit.disks.lab import nvme
 
@@ -71,15 +73,9 @@ async def test_a_claim_is_noticed_after_the_watch_of_the_store_has_failed(tmp_pa
     store = FailingStore(await open_local(tmp_path / "quarry.db"), failure)
     records, drivers = DiskRecords(store, NODE), Drivers()
     inventory = Inventory(machine, NODE)
-    pools = Pools(
-        Client(tmp_path / "none"),
-        records,
-        Ledger(1.0),
-        "",
-        PoolSettings(),
-        {},
-        WriteCaches(records, {}, DiskSettings()),
-    )
+    rpc = Client(tmp_path / "none")
+    safeguards = Safeguards(WriteCaches(records, {}, DiskSettings()), Zeroing(rpc, records, 0.1))
+    pools = Pools(rpc, records, Ledger(1.0), "", PoolSettings(), {}, safeguards)
     moving: Any = drivers
     keeper = DiskKeeper(store, records, Watch(machine, inventory), pools, cast(DiskDrivers, moving), DiskSettings())
     before = FAILURES.counts["disks-specs"]

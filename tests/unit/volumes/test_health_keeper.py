@@ -21,7 +21,9 @@ from agent.volumes.disk_records import DiskRecords
 from agent.volumes.health_keeper import HealthKeeper, from_target
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.pools import Pools
+from agent.volumes.safeguards import Safeguards
 from agent.volumes.write_caches import WriteCaches
+from agent.volumes.zeroing import Zeroing
 from tests.unit.volumes.test_conditions import VOLUME
 
 NODE = "n1"
@@ -39,7 +41,8 @@ class World:
     def __post_init__(self) -> None:
         records = DiskRecords(self.store, NODE)
         rpc = Client(Path("/nonexistent"))
-        pools = Pools(rpc, records, self.ledger, "", PoolSettings(), {}, WriteCaches(records, {}, DiskSettings()))
+        safeguards = Safeguards(WriteCaches(records, {}, DiskSettings()), Zeroing(rpc, records, 0.1))
+        pools = Pools(rpc, records, self.ledger, "", PoolSettings(), {}, safeguards)
         self.keeper = HealthKeeper(records, pools, {"kernel": self._ask}, 0.01)
 
     async def _ask(self, disk: Disk) -> Measures:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import RpcError
-from agent.model import Meta, Provisioning, Snapshot, SnapshotPhase, SnapshotSpec, SnapshotStatus, Tier
+from agent.model import Disk, Meta, Provisioning, Snapshot, SnapshotPhase, SnapshotSpec, SnapshotStatus, Tier
 from agent.store.local import open_local
+from agent.volumes.disk_records import DiskRecords
 from agent.volumes.lineage import Lineage
 from agent.volumes.names import snapshot_id, volume_id
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
+from agent.volumes.zeroing import Zeroing
 
 SNAPSHOT, CLONE = snapshot_id("s"), volume_id("clone")
 
@@ -66,7 +68,9 @@ async def test_a_clone_that_is_being_deleted_is_waited_for(tmp_path: Path) -> No
     ledger = Ledger(1.0)
     ledger.set_pool(Pool("d0", "node-a", Tier.SSD, 1 << 30, 1 << 30, 1 << 20))
     reconciler: Any = Ready()
-    snapshots = SnapshotReconciler(target, store, ledger, reconciler, lineage)
+    await store.create(Disk(Meta("d0")))
+    zeroing = Zeroing(target, DiskRecords(store, "node-a"), 0.1)
+    snapshots = SnapshotReconciler(target, store, ledger, reconciler, lineage, zeroing)
     spec = SnapshotSpec("s", volume_id("v"), "node-a", "d0", 1 << 24, Provisioning.THIN)
     status = SnapshotStatus(SnapshotPhase.READY, 1 << 24, 1.0, (("r0", "uuid-of-s"),))
     snapshot = await store.create(Snapshot(Meta(SNAPSHOT, deleting=True), spec, status))

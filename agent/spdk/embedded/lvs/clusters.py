@@ -83,6 +83,15 @@ class ClusterMap:
         new.count = sum(bits.bit_count() for bits in new._groups.values())
         return new
 
+    def minus(self, other: ClusterMap) -> ClusterMap:
+        """Those that are not in `other`."""
+        new = ClusterMap()
+        new._groups = {
+            group: kept for group, bits in self._groups.items() if (kept := bits & ~other._groups.get(group, 0))
+        }
+        new.count = sum(bits.bit_count() for bits in new._groups.values())
+        return new
+
     def below(self, limit: int) -> ClusterMap:
         """The clusters below `limit`."""
         new = ClusterMap()

@@ -128,6 +128,29 @@ def fill(source: Path, target: Path, ranges: Iterable[tuple[int, int]]) -> None:
         os.close(read)
 
 
+def zero(path: Path, start: int, length: int) -> None:
+    """Zero a range of an existing file. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        punch_hole(descriptor, start, length)
+    finally:
+        os.close(descriptor)
+
+
+def move(source: Path, target: Path, start: int, to: int, length: int) -> None:
+    """Copy what `source` has at `start` into an existing file at `to`, and zero it in `source`. Raises OSError."""
+    read = os.open(source, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        write = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.pwrite(write, os.pread(read, length, start), to)
+        finally:
+            os.close(write)
+        punch_hole(read, start, length)
+    finally:
+        os.close(read)
+
+
 def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Neighbours in ascending `ranges` as one."""
     at, size = 0, 0

@@ -126,6 +126,7 @@ async def create(store: Lvstore, name: str, size_in_mib: int, *, thin: bool) -> 
     except OSError as error:
         raise refused(errno.ENOSPC if error.errno == errno.ENOSPC else errno.ENOMEM) from error
     _publish(store, record, [])
+    store.leftovers.hand_out(store.path_of(record.uuid), own)
     await store.commit()
     return record.uuid
 
@@ -142,13 +143,19 @@ async def delete(store: Lvstore, bdev: LvolBdev) -> None:
             if bdev.removed or store.children(bdev.record.uuid) != clones:
                 raise RpcFault(INTERNAL_ERROR, "Operation not permitted")
         heirs = [_without_parent(clone.record, bdev.record) for clone in clones]
+        uuid, name, freed = bdev.record.uuid, bdev.record.name, bdev.record.own
+        for clone in clones:  # what it has not written itself it takes over
+            freed = freed.minus(freed.minus(clone.record.own).below(clone.record.clusters))
         with _journalled():
-            store.apply(heirs, [bdev.record.uuid])
+            store.apply(heirs, [uuid], {uuid: freed})
         store.registry.remove(bdev.name)
         store.files.forget(bdev.path)
-        await store.commit()
-        with contextlib.suppress(OSError):  # what is left is collected at the next load
-            await asyncio.to_thread(bdev.path.unlink)
+        store.names[name] = None  # taken until the end, as in the real one
+        try:
+            await store.commit()
+            await store.zero(uuid)
+        finally:
+            store.names.pop(name, None)
 
 
 def _without_parent(clone: LvolRecord, parent: LvolRecord) -> LvolRecord:
@@ -185,6 +192,7 @@ def _resize(store: Lvstore, bdev: LvolBdev, clusters: int) -> None:
             datafile.resize(bdev.path, size_bytes)
         with _journalled():
             store.apply([replace(old, clusters=clusters, own=own)])
+        store.leftovers.hand_out(bdev.path, own.minus(old.own))
         if clusters < old.clusters:
             datafile.resize(bdev.path, size_bytes)
     except OSError as error:

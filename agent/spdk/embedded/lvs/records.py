@@ -75,10 +75,17 @@ class StoreRecord:
         return cls(data["uuid"], data["name"], Layout(**shape, mask_pages=data.get("mask_pages", 0)))
 
 
+Freed = dict[str, ClusterMap]
+"""Clusters that are nobody's any more and not zeroed yet, by the uuid of the lvol whose data they hold."""
+
+
 def change(
-    lvols: Iterable[LvolRecord] = (), dropped: Iterable[str] = (), store: StoreRecord | None = None
+    lvols: Iterable[LvolRecord] = (),
+    dropped: Iterable[str] = (),
+    store: StoreRecord | None = None,
+    freed: Freed | None = None,
 ) -> dict[str, Any]:
-    """One atomic change: the new state of `lvols` and `store`, and the uuids that are gone."""
+    """One atomic change: the new state of `lvols` and `store`, the uuids that are gone and what they leave."""
     record: dict[str, Any] = {}
     if store is not None:
         record["store"] = store.to_json()
@@ -86,7 +93,14 @@ def change(
         record["put"] = put
     if drop := list(dropped):
         record["drop"] = drop
+    if freed:
+        record["freed"] = {uuid: clusters.encode() for uuid, clusters in freed.items()}
     return record
+
+
+def zeroed(uuid: str) -> dict[str, Any]:
+    """What was freed of this lvol is zeroed."""
+    return {"zeroed": uuid}
 
 
 def allocation(uuid: str, clusters: list[int], *, free: bool = False) -> dict[str, Any]:
@@ -94,10 +108,11 @@ def allocation(uuid: str, clusters: list[int], *, free: bool = False) -> dict[st
     return {"free" if free else "own": clusters, "of": uuid}
 
 
-def replay(records: Iterable[dict[str, Any]]) -> tuple[StoreRecord, dict[str, LvolRecord]]:
+def replay(records: Iterable[dict[str, Any]]) -> tuple[StoreRecord, dict[str, LvolRecord], Freed]:
     """The state that the records lead to. Raises JournalDamaged."""
     store: StoreRecord | None = None
     lvols: dict[str, LvolRecord] = {}
+    freed: Freed = {}
     try:
         for record in records:
             if "store" in record:
@@ -106,13 +121,15 @@ def replay(records: Iterable[dict[str, Any]]) -> tuple[StoreRecord, dict[str, Lv
                 lvols.pop(uuid, None)
             for data in record.get("put", ()):
                 lvols[data["uuid"]] = LvolRecord.from_json(data)
+            freed |= {uuid: ClusterMap.decode(data) for uuid, data in record.get("freed", {}).items()}
+            freed.pop(record.get("zeroed", ""), None)
             if "of" in record:
                 _replay_allocation(lvols, record)
     except (KeyError, TypeError, ValueError) as error:
         raise JournalDamaged(f"record that cannot be understood: {error!r}") from error
     if store is None:
         raise JournalDamaged("no record of the store itself")
-    return store, lvols
+    return store, lvols, freed
 
 
 def _replay_allocation(lvols: dict[str, LvolRecord], record: dict[str, Any]) -> None:
@@ -126,8 +143,8 @@ def _replay_allocation(lvols: dict[str, LvolRecord], record: dict[str, Any]) -> 
         lvol.own.discard(cluster)
 
 
-def snapshot_of(store: StoreRecord, lvols: Iterable[LvolRecord]) -> Iterator[dict[str, Any]]:
+def snapshot_of(store: StoreRecord, lvols: Iterable[LvolRecord], freed: Freed) -> Iterator[dict[str, Any]]:
     """The shortest journal with this state."""
-    yield change(store=store)
+    yield change(store=store, freed=freed)
     for lvol in lvols:
         yield change([lvol])

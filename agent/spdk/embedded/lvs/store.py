@@ -18,6 +18,7 @@ from agent.spdk.embedded.filebdev import FdBdev
 from agent.spdk.embedded.lvs import datafile, records
 from agent.spdk.embedded.lvs.journal import Journal, JournalDamaged, sync_directory
 from agent.spdk.embedded.lvs.layout import Layout, clear_superblock, write_superblock
+from agent.spdk.embedded.lvs.leftovers import DATA_SUFFIX, Leftovers
 from agent.spdk.embedded.lvs.lvol import LvolBdev
 from agent.spdk.embedded.lvs.records import LvolRecord, StoreRecord
 from agent.tasks.background import noticed
@@ -25,7 +26,6 @@ from agent.tasks.background import noticed
 log = logging.getLogger(__name__)
 
 JOURNAL_NAME = "journal"
-DATA_SUFFIX = ".data"
 
 COMPACT_SLACK = 2000
 """Journal records beyond four per lvol before the journal is rewritten."""
@@ -57,6 +57,7 @@ class Lvstore:
         self._journal = journal
         self._children: dict[str, dict[str, None]] = {}
         self._used_clusters = 0
+        self.leftovers = Leftovers(directory, record.layout.cluster_bytes)
         self._used_pages = 1  # the super blob
         self._free_ids: list[int] = []
         self._next_id = 1
@@ -89,7 +90,7 @@ class Lvstore:
         directory = parent / str(uuid)
         journal, content = Journal.open(directory / JOURNAL_NAME)
         try:
-            record, lvols = records.replay(content)
+            record, lvols, freed = records.replay(content)
             if record.layout.total_clusters * record.layout.cluster_bytes > base.size_bytes:
                 raise JournalDamaged(f"disk {base.name} is smaller than the lvstore on it")
             store = cls(registry, base, directory, journal, record)
@@ -102,7 +103,8 @@ class Lvstore:
             raise
         taken = {lvol.blob_id for lvol in lvols.values()}
         store._free_ids = [number for number in range(1, store._next_id) if number not in taken]
-        store._collect(lvols)
+        store._collect([*lvols, *freed])
+        store.leftovers.found(freed)
         base.claim("lvol", ClaimType.READ_MANY_WRITE_ONE)
         for lvol in sorted(lvols.values(), key=lambda lvol: lvol.blob_id):
             store.publish(lvol).snapshot = bool(store._children.get(lvol.uuid))
@@ -180,7 +182,8 @@ class Lvstore:
 
     @property
     def free_clusters(self) -> int:
-        return max(0, self.record.layout.data_clusters - self._used_clusters)
+        zeroing = self.leftovers.zeroing_clusters
+        return max(0, self.record.layout.data_clusters - self._used_clusters - zeroing)
 
     @property
     def free_pages(self) -> int:
@@ -213,25 +216,35 @@ class Lvstore:
     def give_back_id(self, number: int) -> None:
         heapq.heappush(self._free_ids, number)
 
-    def apply(self, put: Iterable[LvolRecord] = (), drop: Iterable[str] = ()) -> None:
+    def apply(
+        self, put: Iterable[LvolRecord] = (), drop: Iterable[str] = (), freed: records.Freed | None = None
+    ) -> None:
         """Make one atomic change, in the journal and then in memory; new lvols are not published yet.
 
         Raises OSError, nothing being changed then.
         """
         put, drop = list(put), list(drop)
-        self._journal.append(records.change(put, drop))
+        self._journal.append(records.change(put, drop, freed=freed))
         for record in put:
             known = self.lvols.get(record.uuid)
             self._journal.files_added |= known is None
             self._account(known.record if known else None, record)
             if known is not None:
                 known.record = record
+        self.leftovers.zeroing |= freed or {}
         for uuid in drop:
             bdev = self.lvols.pop(uuid)
             self.names.pop(bdev.record.name, None)
             self.give_back_id(bdev.record.blob_id)
             self._account(bdev.record, None)
         self._compact_when_due()
+
+    async def zero(self, uuid: str) -> None:
+        """Zero what the deletion of an lvol has freed; killed in between, the rest is found at the next load."""
+        await self.leftovers.zero(uuid, lambda: self.closed)
+        if not self.closed:
+            self._journal.append(records.zeroed(uuid))
+            self.leftovers.forget(uuid)
 
     def apply_store(self, record: StoreRecord) -> None:
         """Change the store's own record. Raises OSError."""
@@ -277,6 +290,7 @@ class Lvstore:
             return False
         self._used_clusters += len(clusters)
         self._used_pages += pages
+        self.leftovers.hand_out(self.path_of(lvol.uuid), clusters, shown=lvol.parent is None)
         self._compact_when_due()
         return True
 
@@ -319,7 +333,9 @@ class Lvstore:
             return
         try:
             await self._journal.rewrite(
-                lambda: records.snapshot_of(self.record, (bdev.record for bdev in self.lvols.values()))
+                lambda: records.snapshot_of(
+                    self.record, (bdev.record for bdev in self.lvols.values()), self.leftovers.freed()
+                )
             )
         except OSError as error:
             log.warning("lvstore %s: the journal could not be rewritten: %s", self.name, error)
