@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -17,6 +18,9 @@ TIMEOUT_S = 30.0
 NAME = "app.kubernetes.io/name=quarry"
 COMPONENT = "app.kubernetes.io/component"
 PORT_NAME = "http"
+
+_AT_ONCE = 100
+"""Names in one command."""
 
 
 class Kubectl:
@@ -29,6 +33,29 @@ class Kubectl:
     def asked(self, node: str | None, path: str) -> Any:
         """What the agent of `node`, or without one a controller, answers at `path`. Raises NotFound, Unavailable."""
         return asyncio.run(self._asked(node, path))
+
+    def find(self, resource: str, name: str) -> Any | None:
+        """An object of the API, or None when there is none of that name. Raises CommandFailed."""
+        done = asyncio.run(self._run("get", resource, name, "--ignore-not-found", "-o", "json"))
+        return json.loads(done) if done.strip() else None
+
+    def all(self, resource: str) -> list[Any]:
+        """All objects of a cluster-scoped resource. Raises CommandFailed."""
+        found: list[Any] = asyncio.run(self._get("get", resource, "-o", "json"))["items"]
+        return found
+
+    def delete(self, resource: str, names: Sequence[str]) -> None:
+        """Absent is fine. Raises CommandFailed."""
+        for first in range(0, len(names), _AT_ONCE):
+            some = names[first : first + _AT_ONCE]
+            asyncio.run(self._run("delete", resource, *some, "--ignore-not-found", "--wait=false"))
+
+    def patch(self, resource: str, name: str, change: dict[str, Any]) -> None:
+        """A merge patch. Raises CommandFailed."""
+        asyncio.run(self._run("patch", resource, name, "--type=merge", "-p", json.dumps(change)))
+
+    async def _run(self, *arguments: str) -> str:
+        return str((await process.run(self._argv(*arguments), timeout_s=TIMEOUT_S)).stdout)
 
     async def run_in(self, node: str, command: list[str]) -> process.Completed:
         """A command in the agent's container on `node` (`kubectl exec`), whatever it ends with up to code 1."""

@@ -1,13 +1,14 @@
-"""`quarry nodes`: the machines and their targets, as a running agent tells."""
+"""`quarry nodes`: the machines and their targets, as a running agent tells; and giving up one that is gone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 from agent.cli.asking import Where
+from agent.cli.forgetting import forget
 from agent.cli.resources import Kind, asking_options
 from agent.cli.tables import age, moment
 
@@ -22,6 +23,9 @@ def nodes() -> None:
 def list_nodes(where: Where, output: str) -> None:
     """List the nodes with the state of their targets."""
     _KIND.print_all(where, output)
+
+
+nodes.add_command(forget)
 
 
 @nodes.command(short_help="Show all that is known of one node.")
@@ -41,10 +45,20 @@ def _state(node: dict[str, Any]) -> tuple[str, str]:
     )
 
 
+def _seen(node: dict[str, Any], when: Callable[[float], str]) -> str:
+    """Whether it gives signs of life: to the agent that was asked, or as the controller tells."""
+    if node.get("now"):
+        return "now"
+    for each in node["status"]["conditions"]:
+        if each["type"] == "Alive":
+            return "alive" if each["status"] == "True" else f"dead since {when(each['changed_at'])}"
+    return when(node["status"]["last_heartbeat"])
+
+
 def _row(node: dict[str, Any]) -> list[str]:
     status = node["status"]
     state, version = _state(node)
-    seen = "now" if node.get("now") else age(status["last_heartbeat"])
+    seen = _seen(node, age)
     cordoned = "yes" if node["spec"]["cordoned"] else "no"
     addresses, frontends = ",".join(status["addresses"]) or "-", ",".join(status["frontends"]) or "-"
     return [node["meta"]["name"], state, version or "-", addresses, status["zone"] or "-", frontends, cordoned, seen]
@@ -60,7 +74,7 @@ def _facts(node: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
         took = now["last_rebuild_seconds"]
         last = f", the last in {took:.2f} s" if took is not None else ""
         yield "brought up", [f"{now['target_rebuilds']} times since the agent started{last}"]
-    yield "seen", ["now" if now else moment(status["last_heartbeat"])]
+    yield "seen", [_seen(node, moment)]
     yield "addresses", status["addresses"]
     yield "zone", [status["zone"]] if status["zone"] else []
     yield "cordoned", ["yes: it takes no new volumes" if node["spec"]["cordoned"] else "no"]

@@ -31,6 +31,18 @@ def asking_options(command: F) -> F:
     return result  # type: ignore[no-any-return]
 
 
+def where_options_and_logs(command: F) -> F:
+    """`asking_options` of a command that prints no documents; it gets `where`."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, log_level: str | None, log_format: str | None, **kwargs: Any) -> Any:
+        configure_logs(log_level, log_format)
+        return command(*args, **kwargs)
+
+    result: Any = where_options(log_options("warning")(wrapped))
+    return result  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """`name` is its name in the endpoint's paths; `row` and `facts` put a document of it in words."""

@@ -1,4 +1,4 @@
-"""`quarry volumes`: volumes, where their data lie, who has them and how they are, as a running agent tells."""
+"""`quarry volumes`: where their data lie, who has them and how they are, as a running agent tells; data without any."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import click
 from agent.cli.asking import Where
 from agent.cli.resources import Kind, asking_options
 from agent.cli.tables import age, moment, size
+from agent.cli.unrecorded import adopt, discard
 
 
 @click.group(short_help="Look at volumes: where they lie, who has them, how they are.")
 def volumes() -> None:
     """Look at volumes: where their data lie, who has them and how they are, as a running agent tells."""
+
+
+volumes.add_command(adopt)
+volumes.add_command(discard)
 
 
 @volumes.command("list", short_help="List the volumes.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from agent.config import Settings
@@ -16,16 +16,19 @@ from agent.daemon.target_side import STOP_GRACE_S, end, ledger, make_private
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
 from agent.errors import Unavailable
-from agent.model import TargetState, Volume
+from agent.model import StorageNode, TargetState, Volume
 from agent.store.fenced import FencedStore
 from agent.store.kubernetes.leases import HEARTBEATS_LOOK_S, Heartbeats, Holder, Leases
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 from agent.tasks.background import Background
+from agent.volumes.adopting import Adopting
 from agent.volumes.fleet import Fleet
+from agent.volumes.giving_up import GivingUp
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.lineage import Lineage
 from agent.volumes.operations import Operations
 from agent.volumes.remote import RemoteSettler, RemoteSnapshots
+from agent.volumes.roll_call import RollCall
 from agent.volumes.service import VolumeService
 from agent.volumes.snapshot_records import SnapshotRecords
 from agent.volumes.snapshots import SnapshotService
@@ -80,7 +83,7 @@ class Controller:
         self._heartbeats = Heartbeats(leases, HEARTBEAT, lambda: self._fleet.nodes_changed())
         self._fleet = Fleet(fenced, book, lineage, operations, self._heartbeats.is_alive)
         fleet = self._fleet
-        settler = RemoteSettler(fleet.volumes, book, lineage, fenced.require, fleet.excuse)
+        settler = RemoteSettler(fleet.volumes, book, lineage, fenced.require, fleet)
         cutter = RemoteSnapshots(fenced, fleet.snapshots, book, lineage, fleet.excuse)
         fleet.settler = cutter
         records = SnapshotRecords(fenced, book, lineage)
@@ -88,6 +91,10 @@ class Controller:
         sources = Sources(fenced, book, self.snapshots, records, lineage)
         self.volumes = VolumeService(fenced, book, settler, operations, self.health, _no_file, sources)
         self.volumes.target_of = fleet.target_of
+        self._cluster, self._fenced = store, fenced
+        self._roll_call = RollCall(fenced, operations, self._heartbeats.silent_s)
+        self._adopting = Adopting(fenced, operations)
+        self._giving_up = GivingUp(fenced, operations, self._roll_call.is_dead)
         self._ledger, self._lineage = book, lineage
         self._closers.push_async_callback(operations.drain, STOP_GRACE_S)
         self._closers.push_async_callback(fleet.stop)
@@ -97,11 +104,30 @@ class Controller:
         await self._heartbeats.look()
         looking = Background()
         looking.every("heartbeats", HEARTBEATS_LOOK_S, self._heartbeats.look_again)
+        looking.every("roll-call", HEARTBEATS_LOOK_S, self._look_at_nodes)
         self._closers.push_async_callback(looking.stop)
         await self._fleet.start()
         await self.volumes.start()
         self._counted = True
         log.info("%s leads", self.settings.identity)
+
+    async def _dead_nodes(self) -> Mapping[str, bool]:
+        if self.health() is not TargetState.READY:
+            return {}
+        nodes = await self._fenced.list(StorageNode)
+        return {each.meta.name: self._roll_call.is_dead(each.meta.name) for each in nodes}
+
+    async def _look_at_nodes(self) -> None:
+        """Tell of nodes that give no sign of life, and give up what lies on those that were forgotten."""
+        await self._roll_call.look()
+        await self._giving_up.look()
+        await self._adopting.look()
+        self._fenced.require()
+        await self._cluster.protect()
+        known = {each.meta.name for each in await self._fenced.list(StorageNode)}
+        for name in self._heartbeats.names - known:
+            if self._roll_call.is_dead(name):
+                await self._heartbeats.forget(name)
 
     def _admit(self) -> None:
         if self.health() is not TargetState.READY:
@@ -120,6 +146,7 @@ class Controller:
             ledger=self._ledger,
             lineage=self._lineage,
             conditions=self.volumes.conditions,
+            dead_nodes=self._dead_nodes,
         )  # one that waits its turn is ready: a Deployment must not replace it for that
         endpoint = await serve(self.settings, parts)
         if endpoint is not None:

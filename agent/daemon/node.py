@@ -25,6 +25,7 @@ from agent.volumes.node_view import NodeView
 from agent.volumes.placed_here import PlacedHere
 from agent.volumes.settling_here import SettlingHere
 from agent.volumes.snapshot_keeper import SnapshotKeeper
+from agent.volumes.unrecorded import UnrecordedKeeper
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,8 @@ class NodeAgent(TargetSide):
     def _build_settling(self, here: PlacedHere, core: Core) -> SettlingHere:
         snapshots = SnapshotKeeper(self.rpc, here, core.ledger, core.cutter, core.lineage, core.operations)
         snapshots.hides = False
-        self.keeper.companions.append(snapshots)
+        unrecorded = UnrecordedKeeper(self.rpc, here, core.records, core.operations.guard, None, self.keeper.audit_soon)
+        self.keeper.companions += [snapshots, unrecorded]
         still = self._stillness(self._attachable)
         settling = SettlingHere(
             here, core.ledger, core.lineage, core.operations, core.reconciler, core.cutter, still.of
@@ -132,6 +134,7 @@ class NodeAgent(TargetSide):
         await self._registration.record(self.keeper.state, self.keeper.version)
         if not was_recorded:
             log.warning("the record of node %s was deleted, and is made again", self.settings.node_name)
+            self.keeper.serve_recorded_only()  # it may have been given up, with what lay on it
 
     async def _serve_http(self, store: KubernetesStore, core: Core, server: CsiServer) -> None:
         parts = Parts(

@@ -26,6 +26,7 @@ from agent.volumes.snapshot_keeper import SnapshotKeeper
 from agent.volumes.snapshot_records import SnapshotRecords
 from agent.volumes.snapshots import SnapshotService
 from agent.volumes.sources import Sources
+from agent.volumes.unrecorded import UnrecordedKeeper
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,10 @@ class Standalone(TargetSide):
         lineage, operations, reconciler = core.lineage, core.operations, core.reconciler
         adoption = Adoption(self.rpc, store, core.records, core.ledger, reconciler, lineage, operations.guard)
         adoption.settle_soon = self.keeper.settle_soon
-        self.keeper.companions.append(adoption)
+        self.keeper.companions += [
+            adoption,
+            UnrecordedKeeper(self.rpc, store, core.records, operations.guard, adoption.adopt, self.keeper.audit_soon),
+        ]
         frontends = self._frontends(node, reconciler)
         sources = self._snapshot_side(core, frontends)
         self.volumes = VolumeService(

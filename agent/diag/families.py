@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -32,6 +32,7 @@ class Facts:
     io: Reading = field(default_factory=Reading)
     ready: bool = False
     store_answers: bool = True
+    dead_nodes: Mapping[str, bool] = field(default_factory=dict)
 
 
 def of(parts: Parts, facts: Facts) -> list[Metric]:
@@ -43,6 +44,8 @@ def of(parts: Parts, facts: Facts) -> list[Metric]:
         made += _target(parts.keeper)
     if facts.store_answers:
         made += [*_disks(facts.disks), *_volumes(facts)]
+        if parts.dead_nodes is not None:
+            made.append(_nodes(facts.dead_nodes))
         if parts.ledger is not None:
             made += _pools(facts.disks, parts.ledger)
         if parts.rpc is not None:
@@ -81,6 +84,17 @@ def _agent(parts: Parts, facts: Facts) -> Iterator[Metric]:
     for key, count in sorted(dict(parts.store_requests).items()):
         requests.add_metric(key, count)
     yield requests
+
+
+def _nodes(dead: Mapping[str, bool]) -> Metric:
+    alive = GaugeMetricFamily(
+        "quarry_node_alive",
+        "1 while the node's agent gives signs of life, 0 when it is called dead; only of the controller that leads.",
+        labels=["node"],
+    )
+    for name, is_dead in sorted(dead.items()):
+        alive.add_metric([name], not is_dead)
+    return alive
 
 
 def _csi(calls: Tally) -> Iterator[Metric]:

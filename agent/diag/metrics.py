@@ -60,12 +60,14 @@ class Exposition:
             volumes = [each for each in await parts.store.list(Volume) if parts.is_here(each)]
             snapshots = [each for each in await parts.store.list(Snapshot) if parts.is_here(each)]
             conditions = await parts.conditions(volumes) if parts.conditions is not None else ()
+            dead = await parts.dead_nodes() if parts.dead_nodes is not None else {}
         except QuarryError:
             return Facts(store_answers=False)
         io = Reading()
         if parts.rpc is not None and parts.rpc.connected:
             io = await read(parts.rpc, volumes)
-        return Facts(disks, volumes, snapshots, sum(each.abnormal for each in conditions), io, ready)
+        abnormal = sum(each.abnormal for each in conditions)
+        return Facts(disks, volumes, snapshots, abnormal, io, ready, dead_nodes=dead)
 
 
 class _Families:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agent.model import Disk, Snapshot, StorageNode, TargetState, Volume
@@ -47,6 +47,8 @@ class Parts:
     ledger: Ledger | None = None
     lineage: Lineage | None = None
     conditions: Conditions | None = None
+    dead_nodes: Callable[[], Awaitable[Mapping[str, bool]]] | None = None
+    """Of each node whether it is dead; nothing unless this process judges that (a controller that leads)."""
     more_reasons: Callable[[], Sequence[Reason]] = tuple
     """Further reasons of the role not to be ready."""
 

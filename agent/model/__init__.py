@@ -28,8 +28,10 @@ from agent.model.disk import (
     DiskStatus,
     FreeSpace,
     PoolStatus,
+    UnrecordedData,
 )
 from agent.model.node import (
+    ALIVE,
     StorageNode,
     StorageNodeSpec,
     StorageNodeStatus,
@@ -66,6 +68,7 @@ from agent.model.volume import (
 Resource = StorageNode | Disk | Volume | Snapshot | SnapshotGroup
 
 __all__ = [
+    "ALIVE",
     "LVOL_NAME_MAX",
     "NQN_PREFIX",
     "POOL_PREFIX",
@@ -108,6 +111,7 @@ __all__ = [
     "StorageNodeStatus",
     "TargetState",
     "Tier",
+    "UnrecordedData",
     "Volume",
     "VolumePhase",
     "VolumeSource",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.model.common import POOL_PREFIX, Condition, Meta, Tier
+from agent.model.common import POOL_PREFIX, Condition, Meta, Provisioning, Tier
 
 
 class DiskPhase(StrEnum):
@@ -52,12 +52,29 @@ class PoolStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class UnrecordedData:
+    """Data of ours on a disk of which there is no Volume or Snapshot."""
+
+    name: str
+    """The id of the volume or snapshot whose data they are."""
+    size_bytes: int = 0
+    lvol_uuid: str = ""
+    provisioning: Provisioning = Provisioning.THIN
+    parent: str = ""
+    """The snapshot that they stand on; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
 class DiskSpec:
     claimed: bool | None = None
     """None: nobody has said anything, the rules of the configuration decide. False: they do not."""
     tier_override: Tier | None = None
     driver: DiskDriver | None = None
     """None: it stays where it is, with the kernel unless a command moved it. Changed while it is not in service."""
+    adopt: tuple[str, ...] = ()
+    """Of `status.unrecorded`: what is to get a record. A name goes from here when that is done."""
+    discard: tuple[str, ...] = ()
+    """Of `status.unrecorded`: what is to be DESTROYED. A name goes from here when that is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,8 @@ class DiskStatus:
     message: str = ""
     pool: PoolStatus = field(default_factory=PoolStatus)
     conditions: tuple[Condition, ...] = ()
+    unrecorded: tuple[UnrecordedData, ...] = ()
+    """Data on it that have no record; they keep their room until somebody says what becomes of them."""
 
 
 @dataclass(frozen=True, slots=True)

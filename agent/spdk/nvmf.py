@@ -166,6 +166,15 @@ async def delete_subsystem(rpc: Rpc, nqn: str) -> None:
     await rpc.call("nvmf_delete_subsystem", {"nqn": nqn})
 
 
+async def ensure_no_subsystem(rpc: Rpc, nqn: str) -> None:
+    """`delete_subsystem`; absent is fine."""
+    try:
+        await delete_subsystem(rpc, nqn)
+    except RpcError:
+        if await get_subsystem(rpc, nqn) is not None:
+            raise
+
+
 async def get_subsystem(rpc: Rpc, nqn: str) -> SubsystemInfo | None:
     """The subsystem, None when there is none (-19)."""
     try:

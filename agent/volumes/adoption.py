@@ -94,9 +94,10 @@ class Adoption:
         known |= {each.meta.name for each in await self._store.list(Snapshot)}
         found = {name: disks[pool] for name, pool in observed.places.items() if pool in disks and name not in known}
         for name in sorted(found, key=lambda name: (is_volume_id(name), name)):
-            await self._adopt(name, found[name], observed.parents)
+            await self.adopt(name, found[name], observed.parents)
 
-    async def _adopt(self, name: str, disk: Disk, parents: Mapping[str, str]) -> None:
+    async def adopt(self, name: str, disk: Disk, parents: Mapping[str, str]) -> None:
+        """Make a record of the data of that name, unless there is one. `parents`: what each lvol stands on."""
         key = name if is_volume_id(name) else guard_key(name)
         try:
             async with self._guard.hold(key):

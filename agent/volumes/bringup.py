@@ -89,6 +89,7 @@ class TargetKeeper:
         self._answers = True
         self._trouble = ""
         self._audit_is_due = False
+        self._serves_recorded_only = False
         self.companions: list[Companion] = []
         self.version = ""
         self.last_recovery: Recovery | None = None
@@ -127,6 +128,11 @@ class TargetKeeper:
     def settle_soon(self, volume: str) -> None:
         """Settle a volume in the background: something that its plan depends on has changed, and is not stored."""
         self._settling.stir(volume)
+
+    def serve_recorded_only(self) -> None:
+        """From now on audits end exports that no volume asks for too: records went while the target was serving."""
+        self._serves_recorded_only = True
+        self.audit_soon()
 
     def audit_soon(self) -> None:
         """Compare everything again: a pool came or went, and its volumes with it."""
@@ -276,6 +282,8 @@ class TargetKeeper:
             # The listing is older than calls made meanwhile: each is read again under its guard before it is judged.
             observed.mark_unknown(name)
         self._failed |= await self._settle_all(different)
+        if self._serves_recorded_only:
+            await self._drop_foreign_exports(actual, await self._store.list(Volume))
         for each in self.companions:
             await each.audited(actual)
         return different
@@ -325,7 +333,7 @@ class TargetKeeper:
             if name in known or seen.subsystem is None:
                 continue
             log.warning("removing subsystem %s: no volume asks for it", volume_nqn(name))
-            await nvmf.delete_subsystem(self._client, volume_nqn(name))
+            await nvmf.ensure_no_subsystem(self._client, volume_nqn(name))
 
     @staticmethod
     def _report_orphans(observed: Observed, volumes: list[Volume]) -> None:

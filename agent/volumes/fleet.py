@@ -16,6 +16,7 @@ from agent.store.interface import Store
 from agent.tasks.work import Work
 from agent.volumes.changes import Changes
 from agent.volumes.disk_records import takes_new_volumes
+from agent.volumes.giving_up import is_given_up
 from agent.volumes.host_names import HostNames
 from agent.volumes.lineage import Lineage
 from agent.volumes.operations import Operations
@@ -54,6 +55,8 @@ class Fleet:
         """What was counted of each disk, and the point in the order of reservations when that was recorded."""
         self._homes: dict[str, str] = {}
         """The node that has each disk, as told last while it was ready."""
+        self._unrecorded: dict[str, set[str]] = {}
+        """By disk, names of data on it that have no record."""
         self._targets: dict[str, TargetState] = {}
         self.settler: SnapshotSettler | None = None
 
@@ -93,7 +96,16 @@ class Fleet:
 
     def excuse(self, node: str) -> str:
         """Why a node may be silent; empty: no reason is known."""
-        return "" if self._is_alive(node) else f"the agent of node {node} gives no sign of life"
+        if self._is_alive(node):
+            return ""
+        return (
+            f"the agent of node {node} gives no sign of life. Start the node, or if it is gone for good: "
+            f"quarry nodes forget {node}"
+        )
+
+    def has_unrecorded(self, volume: str) -> bool:
+        """Whether a disk has data of that name that have no record."""
+        return any(volume in names for names in self._unrecorded.values())
 
     def target_of(self, volume: Volume) -> TargetState:
         """State of the target that has the volume's data, as its node told last."""
@@ -113,6 +125,7 @@ class Fleet:
 
     async def _count_disk(self, name: str) -> None:
         disk = await self._store.get(Disk, name)
+        self._unrecorded[name] = {each.name for each in disk.status.unrecorded} if disk else set()
         if disk is None or disk.status.phase is not DiskPhase.READY or not disk.status.pool.size_bytes:
             self._pools.pop(name, None)
             self._ledger.remove_pool(name)
@@ -146,7 +159,7 @@ class Fleet:
             if not self._operations.guard.is_held(name):
                 self._ledger.release(name)
             return
-        if is_data_gone(volume) or (volume.meta.deleting and not volume.spec.placement):
+        if is_data_gone(volume) or (volume.meta.deleting and is_given_up(volume) and not volume.spec.attachments):
             await self._store.delete(Volume, name, volume.meta.version)
             return
         self._weigh_volume(volume)
@@ -162,7 +175,7 @@ class Fleet:
         snapshot = await self._store.get(Snapshot, name)
         if snapshot is None:
             return
-        if is_data_gone(snapshot):
+        if is_data_gone(snapshot) or (snapshot.meta.deleting and is_given_up(snapshot)):
             await self._store.delete(Snapshot, name, snapshot.meta.version)
             self._ledger.release(name)
             self._lineage.forget(snapshot)
@@ -180,7 +193,7 @@ class Fleet:
     def _carried(self, volumes: Iterable[Volume], snapshots: Iterable[Snapshot]) -> set[str]:
         """The disks of these that another node has than the one they are recorded on."""
         places = {(place.disk, place.node) for volume in volumes for place in volume.spec.placement[:1]}
-        places |= {(snapshot.spec.disk, snapshot.spec.node) for snapshot in snapshots}
+        places |= {(each.spec.disk, each.spec.node) for each in snapshots if not is_given_up(each)}
         return {disk for disk, node in places if self._homes.get(disk, node) != node}
 
     async def _bring_along(self, name: str) -> None:
@@ -224,6 +237,8 @@ class Fleet:
 
 def _is_left(resource: Volume | Snapshot, disk: Disk) -> bool:
     """Whether it lies on `disk` and is recorded on another node."""
+    if is_given_up(resource):
+        return False
     if isinstance(resource, Snapshot):
         return resource.spec.disk == disk.meta.name and resource.spec.node != disk.status.node
     places = resource.spec.placement[:1]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.model import (
+    ALIVE,
     Condition,
     ConditionStatus,
     Disk,
@@ -25,6 +26,7 @@ from agent.volumes.disk_records import HEALTH, IO_ERRORS, POWER_LOSS
 from agent.volumes.pools import SPACE_LOW
 
 _WELL = {
+    (ALIVE, ConditionStatus.TRUE),
     (HEALTH, ConditionStatus.TRUE),
     (IO_ERRORS, ConditionStatus.FALSE),
     (POWER_LOSS, ConditionStatus.TRUE),
@@ -59,6 +61,7 @@ def news(before: Resource, after: Resource) -> Iterator[News]:
             yield from _of_failure(before.status.failure, after.status.failure)
         case StorageNode(), StorageNode():
             yield from _of_target(before.status.target_state, after.status.target_state)
+            yield from _of_conditions(before.status.conditions, after.status.conditions)
 
 
 def _of_disk(before: Disk, after: Disk) -> Iterator[News]:
@@ -106,7 +109,7 @@ def _of_target(before: TargetState, after: TargetState) -> Iterator[News]:
         return
     if after is TargetState.READY:
         yield News("TargetReady", "the target serves its volumes")
-    elif before is TargetState.READY:
+    elif before is TargetState.READY and after is not TargetState.UNKNOWN:  # then it is the node that is away
         yield News("TargetAway", f"the target is {after.value}: volumes on this node wait for it", is_warning=True)
 
 

@@ -7,6 +7,7 @@ every volume after a (re)connection and for those that failed. The caller holds 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from agent.errors import (
     Unavailable,
 )
 from agent.model import POOL_PREFIX, Endpoint, Frontend, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
+from agent.spdk import nvmf
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes import actions
@@ -44,6 +46,8 @@ from agent.volumes.plan import (
 )
 from agent.volumes.seeding import Seeder
 from agent.volumes.zeroing import Zeroing
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS = 5
 """How often a volume is re-read and re-planned in one call before the target's refusal is passed on."""
@@ -170,6 +174,15 @@ class Reconciler:
     def holds_unrecorded(self, volume: str) -> bool:
         """Whether the target has data of that name: of a volume without a record they are somebody's."""
         return self._observed is not None and self._observed.get(volume).lvol is not None
+
+    async def withdraw(self, volume: str) -> None:
+        """Serve a volume no more that is recorded elsewhere, or nowhere. Its data, if they are here, stay."""
+        if self._observed is None or self._observed.get(volume).subsystem is None:
+            return  # a new connection serves what is placed here only
+        log.warning("volume %s is not placed here any more: it is not served", volume)
+        self._observed.mark_unknown(volume)
+        await nvmf.ensure_no_subsystem(self._rpc, volume_nqn(volume))
+        self._observed.set(volume, replace(self._observed.get(volume), subsystem=None))
 
     async def _shut_out(self, desired: DesiredReplica) -> None:
         """While its disk is away: cut hosts that may no longer reach it. They stay out when the disk is back."""

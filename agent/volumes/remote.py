@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from agent.errors import Busy, QuarryError, Unavailable
 from agent.model import Snapshot, SnapshotPhase, Volume
@@ -29,10 +29,22 @@ _ANSWER_S = 0.5
 T = TypeVar("T", Volume, Snapshot)
 
 
+class Nodes(Protocol):
+    """What is known of all nodes: agent.volumes.fleet.Fleet."""
+
+    def excuse(self, node: str) -> str:
+        """Why it may be silent; empty: no reason is known."""
+        ...
+
+    def has_unrecorded(self, volume: str) -> bool:
+        """Whether a disk has data of that name that have no record."""
+        ...
+
+
 class RemoteSettler:
     """Implements `agent.volumes.settling.Settler`. `require_leading` raises Unavailable unless this process may write.
 
-    `excuse` tells why a node may be silent, empty: no reason is known.
+    `nodes` tells of them: why one may be silent, and which data on their disks have no record.
     """
 
     def __init__(
@@ -41,20 +53,20 @@ class RemoteSettler:
         ledger: Ledger,
         lineage: Lineage,
         require_leading: Callable[[], None],
-        excuse: Callable[[str], str],
+        nodes: Nodes,
     ) -> None:
         self._changes = changes
         self._ledger = ledger
         self._lineage = lineage
         self._require_leading = require_leading
-        self._excuse = excuse
+        self._nodes = nodes
 
     async def settle(self, volume: Volume) -> Volume | None:
         if not volume.spec.placement:
             return volume
         node = volume.spec.placement[0].node
         now = await outcome(
-            self._changes, volume, lambda: _silent(f"volume {volume.meta.name}", node, self._excuse(node))
+            self._changes, volume, lambda: _silent(f"volume {volume.meta.name}", node, self._nodes.excuse(node))
         )
         name, source = volume.meta.name, volume.spec.source
         if now is None:
@@ -70,7 +82,7 @@ class RemoteSettler:
         return ""
 
     def holds_unrecorded(self, volume: str) -> bool:
-        return False  # the node leaves them alone
+        return self._nodes.has_unrecorded(volume)
 
 
 class RemoteSnapshots:

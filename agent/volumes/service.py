@@ -191,7 +191,7 @@ class VolumeService:
                 existing = await self._store.update(request.completed(existing))
             request.require_same(existing)
             await self._require_reachable(existing, request)
-            if existing.status.replicas:
+            if existing.status.replicas or existing.status.phase is VolumePhase.FAILED:
                 return await self._settle(existing)
         else:
             await self._settler.ready()  # no disk known yet is not the same as no disk
@@ -230,8 +230,8 @@ class VolumeService:
         """Records are written first and removed last: an lvol without one is from before the database was lost."""
         if self._settler.holds_unrecorded(name):
             raise FailedPrecondition(
-                f"a pool holds data named {name} of which there is no record: they are left alone. "
-                "Restore the database, or remove that lvol if nobody needs it and restart the agent"
+                f"a disk holds data named {name} of which there is no record: they are left alone. Bring them back "
+                f"(quarry volumes adopt {name}) or destroy them (quarry volumes discard {name}), then repeat the call"
             )
 
     async def _record(self, name: str, request: CreateVolume, avoid: frozenset[str]) -> Volume:

@@ -93,6 +93,9 @@ class SettlingHere:
         if volume is None or not self._store.has(volume):
             self._met.discard(name)
             self._ledger.release(name)
+            if volume is not None:
+                async with self._operations.guard.hold(name, wait_s=GUARD_S):
+                    await self._reconciler.withdraw(name)
             return
         if not _is_due(volume):
             return

@@ -62,11 +62,13 @@ class WriteCaches:
     async def check(self, disk: Disk) -> Disk:
         """Look at a disk in service again. A cache that has come on by itself is told, and switched off."""
         way, before = self._ways.get(kind(disk)), power_loss(disk)
-        if way is None or (before is not None and before.reason == PROTECTED):
+        if way is None:
             return disk
         found = await way.look(disk)
         if found.state is State.UNKNOWN and before is not None:
             return disk  # a target that starts, a disk that is busy: what was known last stands
+        if rules.protects(self._settings, disk):
+            return await self._tell(disk, found, protected=True)
         if found.state is not State.ON:
             return await self._tell(disk, found) if before is None or not _agrees(before, found) else disk
         if before is not None and before.reason == State.ON:

@@ -68,9 +68,25 @@ def test_does_nothing_that_is_a_nodes(cluster: Installation, controller: Client)
         assert controller("PATCH", path, patch).code == FORBIDDEN, path
     lease = controller("GET", f"{LEASES}/quarry-node-b").body
     assert controller("PUT", f"{LEASES}/quarry-node-b", lease).code == FORBIDDEN
+    assert controller("DELETE", f"{LEASES}/quarry-controller").code == FORBIDDEN
     assert controller("POST", f"{QUARRY}/disks", resource("Disk", "new")).code == FORBIDDEN
     assert controller("DELETE", f"{QUARRY}/disks/theirs").code == FORBIDDEN
-    assert controller("DELETE", f"{LEASES}/quarry-node-b").code == FORBIDDEN
+
+
+def test_tells_of_dead_nodes_and_nothing_else_of_them(cluster: Installation, controller: Client) -> None:
+    """By conditions, and a target state that claims nothing. What is left of a forgotten node it takes away."""
+    cluster.store(resource("Disk", "dead-disk", {}, {"node": "c", "phase": "Ready"}))
+    cluster.store(resource("StorageNode", "c", {}, {"hostNqn": "nqn.c", "targetState": "Ready"}))
+    cluster.make(
+        LEASES, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "quarry-node-c"}}
+    )
+    told = {"conditions": [{"type": "Alive", "status": "False"}]}
+    assert controller("PATCH", f"{QUARRY}/disks/dead-disk/status", {"status": told}).code == 200
+    node = f"{QUARRY}/storagenodes/c/status"
+    assert controller("PATCH", node, {"status": told | {"targetState": "Unknown"}}).code == 200
+    for status in ({"targetState": "Ready"}, {"hostNqn": "nqn.other"}, {"hostNqn": None}, {"addresses": ["1.2.3.4"]}):
+        assert controller("PATCH", node, {"status": told | status}).code == FORBIDDEN, status
+    assert controller("DELETE", f"{LEASES}/quarry-node-c").code == 200
 
 
 CORE, STORAGE, SNAPSHOT = "", "storage.k8s.io", "snapshot.storage.k8s.io"

@@ -114,6 +114,10 @@ class Cluster:
         process.kill()
         process.wait()
 
+    def signal(self, name: str, number: int) -> None:
+        """As kill(2)."""
+        self._processes[name].send_signal(number)
+
     def ended(self, name: str) -> int | None:
         return self._processes[name].poll()
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -75,6 +76,11 @@ class Leases:
             return _read(await self._connection.request("POST", self._path, asked, body=body, urgent=True))
         body["metadata"]["resourceVersion"] = version
         return _read(await self._connection.request("PUT", f"{self._path}/{name}", asked, body=body, urgent=True))
+
+    async def delete(self, name: str) -> None:
+        """Absent is fine."""
+        with suppress(NotFound):
+            await self._connection.request("DELETE", f"{self._path}/{name}", Asked("Lease", name))
 
 
 class Holder:
@@ -195,9 +201,29 @@ class Heartbeats:
         self._on_change = on_change
         self._seen: dict[str, tuple[Lease, float]] = {}
         self._alive: set[str] = set()
+        self._renewed: set[str] = set()
+        """Leases that were renewed before our eyes."""
+        self._silent_since: dict[str, float] = {}
+        self._begun = time.monotonic()
 
     def is_alive(self, name: str) -> bool:
+        """Also of one whose Lease has not run out since we began to look."""
         return name in self._alive
+
+    @property
+    def names(self) -> set[str]:
+        """Of all that have a Lease."""
+        return {lease.removeprefix(self._prefix) for lease in self._seen}
+
+    def silent_s(self, name: str) -> float | None:
+        """For how long it has given no sign of life; 0.0: it was seen to. None: that is not known yet."""
+        if name in self._alive:
+            return 0.0 if self._prefix + name in self._renewed else None
+        return time.monotonic() - self._silent_since.get(name, self._begun)
+
+    async def forget(self, name: str) -> None:
+        """Remove what is left of one that is gone for good."""
+        await self._leases.delete(self._prefix + name)
 
     async def look(self) -> None:
         """Raises Unavailable."""
@@ -207,8 +233,11 @@ class Heartbeats:
             known = self._seen.get(name)
             if known is None or known[0].version != lease.version:
                 self._seen[name] = (lease, now)
+            if known is not None and known[0].version != lease.version:
+                self._renewed.add(name)
         for gone in self._seen.keys() - found.keys():
             del self._seen[gone]
+        self._renewed &= found.keys()
         alive = {
             name.removeprefix(self._prefix)
             for name, (lease, since) in self._seen.items()
@@ -218,6 +247,8 @@ class Heartbeats:
         for lost in self._alive - alive:
             log.warning("node %s does not give a sign of life", lost)
         self._alive = alive
+        silent = {name.removeprefix(self._prefix) for name in found} - alive
+        self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
         if changed:
             self._on_change()
 

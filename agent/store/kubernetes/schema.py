@@ -39,7 +39,6 @@ _LIST_KEYS: Mapping[type[Any], str] = {Replica: "name", ReplicaStatus: "name", A
 
 _BOUNDS: Mapping[tuple[type[Any], str], Json] = {
     (VolumeSpec, "size_bytes"): {"minimum": 1},
-    (VolumeSpec, "csi_name"): {"minLength": 1},
     (VolumeSpec, "replica_count"): {"minimum": 1, "maximum": 16},
     (Qos, "rw_iops"): {"maximum": QOS_IOPS_MAX},
     (Qos, "rw_bytes_per_second"): {"maximum": QOS_BYTES_MAX},
@@ -53,11 +52,12 @@ _BOUNDS: Mapping[tuple[type[Any], str], Json] = {
 _SHARED = "['ReadOnlyMany', 'ReadWriteMany', 'OneWriterManyReaders']"
 
 
-def _fixed(*names: str) -> list[Json]:
-    """Rules for fields that stay as they were made."""
+def _fixed(*names: str, unless: str = "") -> list[Json]:
+    """Rules for fields that stay as they were made, except while `unless` is true."""
+    free = f"{unless} || " if unless else ""
     return [
         {
-            "rule": f"has(self.{key}) == has(oldSelf.{key}) && (!has(self.{key}) || self.{key} == oldSelf.{key})",
+            "rule": f"{free}has(self.{key}) == has(oldSelf.{key}) && (!has(self.{key}) || self.{key} == oldSelf.{key})",
             "message": f"{key} cannot be changed: make a new object",
         }
         for key in map(camel, names)
@@ -66,7 +66,7 @@ def _fixed(*names: str) -> list[Json]:
 
 _RULES: Mapping[type[Any], list[Json]] = {
     VolumeSpec: [
-        *_fixed("csi_name", "tier", "provisioning", "frontend", "parameters", "source"),
+        *_fixed("csi_name", "tier", "provisioning", "frontend", "parameters", "source", unless="oldSelf.csiName == ''"),
         {
             "rule": "!has(self.attachments) || self.attachments.size() < 2 ||"
             f" self.attachments.all(a, a.accessMode in {_SHARED})",

@@ -181,6 +181,21 @@ class KubernetesStore:
                         raise
             raise Unavailable(f"{kind.__name__} {name!r} changes too often to be deleted")
 
+    async def protect(self) -> None:
+        """Put our finalizer back on everything with data from which somebody took it: else it could go before them."""
+        for kind in KINDS.values():
+            if not kind.has_data or kind.name not in self._caches:
+                continue
+            for held in self._caches[kind.name].all():
+                if FINALIZER in held.finalizers or held.resource.meta.deleting:
+                    continue
+                with self._writing(kind.name) as cache:
+                    try:
+                        cache.learn(await self._writes.protect(held))
+                    except (Conflict, NotFound):
+                        continue  # it changed meanwhile: the next time
+                log.warning("%s %s was without our finalizer, which is back", kind.name, held.resource.meta.name)
+
     async def _delete(self, cache: Cache, held: Held, version: int | None) -> None:
         name, marked = held.resource.meta.name, held if held.resource.meta.deleting else None
         if marked is None:

@@ -55,6 +55,10 @@ class Writes:
         patch = wire.merge_patch(wire.part(held.resource, "status"), wire.part(after, "status"))
         return await self._patch(held, {"status": patch}, "/status")
 
+    async def protect(self, held: Held) -> Held:
+        """Puts our finalizer back."""
+        return await self._patch(held, {"metadata": {"finalizers": [*held.finalizers, FINALIZER]}})
+
     async def release(self, held: Held) -> None:
         """Takes our finalizer off: an object that is marked as deleting then goes."""
         left = [each for each in held.finalizers if each != FINALIZER]

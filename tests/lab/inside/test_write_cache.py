@@ -71,6 +71,13 @@ async def shown(node: Node, disk: str) -> dict[str, Any]:
     return found
 
 
+async def until_told(node: Node, disk: str, wanted: tuple[str, str], timeout_s: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while (found := await told(node, disk)) != wanted:
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.5)
+
+
 async def told(node: Node, disk: str) -> tuple[str, str]:
     """The condition's status and reason."""
     conditions = {each["type"]: each for each in (await shown(node, disk))["conditions"]}
@@ -190,8 +197,8 @@ async def test_a_synced_file_is_lost_where_a_rule_leaves_the_cache_on(
     node = make_node(PROTECTED)
     async with node.served() as client, claimed(node, SERIALS["b"], driver) as disk:
         controller = Controller(node, await shown(node, disk))
-        await controller.switch_on()
-        assert await told(node, disk) == ("True", "Protected")
+        await controller.switch_on()  # an earlier test had it switched off
+        await until_told(node, disk, ("True", "Protected"))
         pod = Pod(node, client, f"lost-{driver}", fs_type="ext4", size_bytes=64 * MIB)
         try:
             await pod.start()

@@ -111,6 +111,11 @@ async def test_a_rule_leaves_the_cache_on(world: World) -> None:
     assert (world.way.switched, takes_new_volumes(disk)) == (0, True)
     caches.require_safe(disk)
     assert await caches.check(disk) == disk
+    world.way.now = OFF  # by somebody, and on again
+    disk = await caches.check(disk)
+    assert told(disk) == (ConditionStatus.TRUE, "SwitchedOff")
+    world.way.now = ON
+    assert told(await caches.check(disk)) == (ConditionStatus.TRUE, "Protected")
     assert world.way.switched == 0
 
 
