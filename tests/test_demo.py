@@ -131,6 +131,10 @@ def unprivileged(make_sandbox: Callable[..., Sandbox]) -> Sandbox:
     pytest.skip(f"user {NOBODY} can run neither {sys.executable} nor /usr/bin/{same} with our packages")
 
 
+LOOKS = {"bdev_lvol_get_lvstores", "spdk_get_version", "bdev_get_iostat"}
+"""What the agent asks the target at intervals; a step may be under way then."""
+
+
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
     return process.communicate(timeout=DEADLINE_S)
 
@@ -157,7 +161,7 @@ def test_with_a_kernel_block_device(kernel: Sandbox) -> None:
     assert "bdev_lvol_create" in steps["create"]["spdk_calls"]
     assert "nvmf_subsystem_add_host" in steps["publish"]["spdk_calls"]
     assert "bdev_lvol_resize" in steps["expand"]["spdk_calls"]
-    assert steps["write"]["spdk_calls"] == {}
+    assert steps["write"]["spdk_calls"].keys() <= LOOKS
     assert "/dev/loop" in steps["stage"]["detail"]
     assert kernel.left() == []
 

@@ -149,7 +149,7 @@ class NodeAgent(TargetSide):
             keeper=self.keeper,
             ledger=core.ledger,
             lineage=core.lineage,
-            more_reasons=self.state_reasons,
+            more_reasons=self.troubles,
         )
         endpoint = await serve(self.settings, parts)
         if endpoint is not None:

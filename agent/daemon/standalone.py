@@ -117,7 +117,7 @@ class Standalone(TargetSide):
                 ledger=ledger,
                 lineage=lineage,
                 conditions=self.volumes.conditions,
-                more_reasons=self.state_reasons,
+                more_reasons=self.troubles,
             ),
         )
         if endpoint is not None:

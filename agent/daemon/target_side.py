@@ -47,6 +47,7 @@ from agent.volumes.operations import Operations
 from agent.volumes.placement import Ledger
 from agent.volumes.plan import Listener
 from agent.volumes.pools import Pools
+from agent.volumes.port_keeper import PortKeeper
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.safeguards import Safeguards
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
@@ -104,14 +105,14 @@ class TargetSide:
         raise NotImplementedError
 
     def health(self) -> TargetState:
-        """Ready while the target serves and what is asked for can be recorded (`agent.csi.ports.Prober`)."""
+        """Ready while the target serves hosts and what is asked for can be recorded (`agent.csi.ports.Prober`)."""
         state = self.keeper.state
-        return TargetState.STARTING if state is TargetState.READY and self._recording_trouble() else state
+        return TargetState.STARTING if state is TargetState.READY and self.troubles() else state
 
-    def state_reasons(self) -> list[Reason]:
-        """Why nothing can be recorded, for /readyz."""
-        trouble = self._recording_trouble()
-        return [Reason("state", trouble)] if trouble else []
+    def troubles(self) -> list[Reason]:
+        """What keeps a node whose target serves from doing its work."""
+        found = {"state": self._recording_trouble(), "port": self._port.trouble}
+        return [Reason(part, trouble) for part, trouble in found.items() if trouble]
 
     def _recording_trouble(self) -> str:
         """Why nothing can be recorded in the state folder, with the remedy; empty when it can."""
@@ -143,6 +144,8 @@ class TargetSide:
         caches = WriteCaches(records, write_caches.ways(self.rpc), settings.disks)
         pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways, Safeguards(caches, zeroing))
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
+        self._port = PortKeeper(self.rpc, listener)
+        self.keeper.companions.append(self._port)
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
             self.keeper.companions.append(WriteCacheKeeper(records, pools, caches))

@@ -11,6 +11,8 @@ import pytest
 from agent.csi.client import CallFailed
 from agent.spdk import app, nvmf
 from agent.spdk.client import Client
+from tests.contract.waiting import until
+from tests.diag.asking import ask, url_of
 
 from .machine import ADDRESS, NODE, Machine, Patient, holdings
 
@@ -49,8 +51,17 @@ async def test_no_address_to_listen_on(machine: Machine) -> None:
         occupant.listen()
         machine.start_agent()
         csi = Patient(machine.endpoint)
+        url = await url_of(machine.folder / "agent")
+
+        async def reasons() -> list[tuple[str, str]]:
+            return [(each["part"], each["message"]) for each in (await ask(url, "/readyz")).json["reasons"]]
+
         try:
-            await csi.wait_ready()
+            (told,) = await until(reasons, lambda seen: [part for part, _ in seen] == ["port"])
+            assert f"{ADDRESS}:{machine.port}" in told[1]
+            assert "nvmf_port" in told[1]
+            assert await csi.call("probe") is False
+            assert machine.agent_log().count("so that no host can connect") == 1
             volume = await csi.call("create_volume", "v", 16 * MIB, {"tier": "ssd"})
             with pytest.raises(CallFailed, match="nvmf_port") as failure:
                 await csi.client.publish(volume, NODE)
@@ -59,6 +70,7 @@ async def test_no_address_to_listen_on(machine: Machine) -> None:
             assert [list(entry.status.published_node_ids) for entry in listed.entries] == [[]]
             assert (await holdings(machine.target.socket_path)).exports == {volume: frozenset()}
             occupant.close()
+            await csi.wait_ready()
             await csi.call("publish", volume, NODE)
             await csi.call("unpublish", volume, NODE)
             await csi.call("delete_volume", volume)
