@@ -252,7 +252,8 @@ class Pools:
             )
         except (RpcError, FailedPrecondition):
             # Answered: nothing is half done. The mark would let whatever comes onto the disk later be overwritten.
-            await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.AVAILABLE))
+            if disk.status.phase is DiskPhase.FORMATTING:
+                await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.AVAILABLE))
             await access.detach(disk)
             raise
         return disk

@@ -123,10 +123,12 @@ class Controller:
             return
         name, _, nsid = self._bdev.rpartition("n")
         async with Client(self._node.socket, call_timeout_s=60) as rpc:
+            await rpc.wait_connected(60)
             await nvme_controller.flush(rpc, name, int(nsid))
 
     async def _send(self, command: Command) -> int:
         async with Client(self._node.socket, call_timeout_s=60) as rpc:
+            await rpc.wait_connected(60)
             answer = await nvme_controller.to_controller(rpc, self._bdev.rpartition("n")[0])(command)
         assert answer.status == 0, answer
         return answer.result

@@ -15,16 +15,18 @@ from agent.config import DiskSettings, PoolSettings
 from agent.disks.write_cache import NONE, OFF, ON, State, WriteCache
 from agent.errors import RpcError
 from agent.model import ConditionStatus, Disk, DiskPhase, DiskSpec, DiskStatus, Meta, Tier
-from agent.spdk.client import Client
+from agent.spdk.client import Client, Rpc
 from agent.store.local import LocalStore, open_local
 from agent.volumes import write_caches
-from agent.volumes.access import Refused, Why
+from agent.volumes.access import DiskAccess, Refused, Why
 from agent.volumes.disk_records import DiskRecords, takes_new_volumes
 from agent.volumes.news import news
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.pools import Pools
+from agent.volumes.safeguards import Safeguards
 from agent.volumes.write_cache_keeper import WriteCacheKeeper
 from agent.volumes.write_caches import WriteCaches
+from agent.volumes.zeroing import Zeroing
 
 NODE = "n1"
 STUCK = WriteCache(State.ON, "its volatile write cache is on: it stayed on")
@@ -61,9 +63,11 @@ class World:
         return await self.store.create(Disk(Meta("d0"), DiskSpec(claimed=True), DiskStatus(**fields)))
 
     def keeper(self) -> WriteCacheKeeper:
-        caches = self.caches()
-        pools = Pools(Client(Path("/nonexistent")), self.records, self.ledger, "", PoolSettings(), {}, caches)
-        return WriteCacheKeeper(self.records, pools, caches)
+        return WriteCacheKeeper(self.records, self.pools(Client(Path("/nonexistent")), {}), self.caches())
+
+    def pools(self, rpc: Rpc, access: dict[str, DiskAccess]) -> Pools:
+        safeguards = Safeguards(self.caches(), Zeroing(rpc, self.records, 0.1))
+        return Pools(rpc, self.records, self.ledger, "", PoolSettings(), access, safeguards)
 
     async def disk(self) -> Disk:
         found = await self.store.get(Disk, "d0")
@@ -90,6 +94,60 @@ async def test_a_cache_is_switched_off_and_said_to_be(world: World) -> None:
     world.caches().require_safe(disk)
     again = await world.caches().secure(disk)
     assert again.meta.version == disk.meta.version, "the same said again writes nothing"
+
+
+class BlankDisk:
+    """Implements `DiskAccess`, and an Rpc to a target that serves no pool."""
+
+    def __init__(self) -> None:
+        self.attached = False
+        self.made = 0
+
+    async def call(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> Any:
+        if method == "bdev_wait_for_examine":
+            return True
+        if method == "bdev_lvol_get_lvstores" and not params:
+            return []
+        self.made += method == "bdev_lvol_create_lvstore"
+        raise RpcError(method, -19, "No such device")
+
+    async def attach(self, disk: Disk) -> None:
+        self.attached = True
+
+    async def require_blank(self, disk: Disk) -> None:
+        pass
+
+    async def detach(self, disk: Disk) -> None:
+        self.attached = False
+
+    async def wipe(self, disk: Disk) -> None:
+        pass
+
+    async def explain(self, disk: Disk) -> str:
+        return "it is blank"
+
+
+async def test_a_disk_that_is_refused_is_let_go_of_and_refused_again_without_a_write(world: World) -> None:
+    world.way = Way(STUCK, STUCK)
+    disk, blank = await world.add(phase=DiskPhase.AVAILABLE), BlankDisk()
+    access: Any = blank
+    pools = world.pools(blank, {"kernel": access})
+    with pytest.raises(Refused, match="could lose what was synced"):
+        await pools.ensure(disk)
+    refused = await world.disk()
+    assert (refused.status.phase, blank.attached, blank.made) == (DiskPhase.FAILED, False, 0)
+    assert [each.reason for each in refused.status.conditions if each.type == "Usable"] == ["WriteCache"]
+    with pytest.raises(Refused):
+        await pools.ensure(refused)
+    assert (await world.disk()).meta.version == refused.meta.version
+    assert not blank.attached
+
+    world.way.then = OFF
+    with pytest.raises(RpcError):  # it is made now; this target cannot
+        await pools.ensure(refused)
+    assert blank.made == 1
 
 
 @pytest.mark.parametrize("found", [STUCK, SILENT])
