@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import time
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -15,7 +13,6 @@ from typing import NamedTuple, Self
 from agent.config import PoolSettings, Settings
 from agent.daemon.signals import stop_event
 from agent.diag.parts import Reason
-from agent.disks import files
 from agent.disks.binder import FOLDER, Binder, away
 from agent.disks.candidates import Candidates
 from agent.disks.eligibility import Policy
@@ -24,7 +21,7 @@ from agent.disks.machine import Machine
 from agent.disks.watch import Watch
 from agent.errors import FailedPrecondition, Unavailable
 from agent.host import locks, room
-from agent.model import Disk, DiskPhase, Frontend, StorageNode, TargetState
+from agent.model import Frontend, StorageNode, TargetState
 from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
@@ -36,6 +33,7 @@ from agent.volumes.disk_driver import DiskDrivers
 from agent.volumes.disk_keeper import DiskKeeper
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.file_disk import FileAccess
+from agent.volumes.file_disks import FileDiskKeeper, FileDiskRecords
 from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.health_keeper import HealthKeeper, ways_to_ask
@@ -146,6 +144,14 @@ class TargetSide:
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
         self._port = PortKeeper(self.rpc, listener)
         self.keeper.companions.append(self._port)
+        file_disks = FileDiskKeeper(
+            records,
+            self._file_disks(records),
+            pools,
+            lambda: self.keeper.state is TargetState.READY,
+            self.keeper.audit_soon,
+        )
+        self.keeper.companions.append(file_disks)
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
             self.keeper.companions.append(WriteCacheKeeper(records, pools, caches))
@@ -238,33 +244,11 @@ class TargetSide:
         part = found.driver_specific.embedded if found else None
         return Path(part.file) if part else None
 
+    def _file_disks(self, records: DiskRecords) -> FileDiskRecords:
+        return FileDiskRecords(records, self.settings.file_disks)
+
     async def _register_disks(self, store: Store) -> None:
-        """A Disk for every file disk. One that is gone stays known, as missing: volumes may be on it."""
-        settings = self.settings
-        present = set[str]()
-        for file_disk in settings.file_disks:
-            known = await store.get(Disk, files.disk_id(file_disk.path, settings.node_name))
-            if known is not None and known.status.pool.uuid and not file_disk.path.exists():
-                # An empty file in its place would look like the disk, without the volumes.
-                continue
-            disk = await asyncio.to_thread(files.prepare, file_disk, settings.node_name)
-            present.add(disk.meta.name)
-            if known is None:
-                await store.create(replace(disk, meta=replace(disk.meta, created_at=time.time())))
-                continue
-            # What was learned of the pool stays, as does the mark of a creation that was begun.
-            kept = known.status.phase is DiskPhase.FORMATTING
-            phase = DiskPhase.FORMATTING if kept else DiskPhase.AVAILABLE
-            status = replace(disk.status, phase=phase, pool=known.status.pool)
-            await recorded_if_possible(store, replace(known, spec=disk.spec, status=status))
-        for known in await store.list(Disk):
-            mine = known.status.node == settings.node_name
-            if mine and known.meta.name not in present and access.kind(known) == access.FILE:
-                log.error("disk %s (%s) is missing or no longer configured", known.meta.name, known.status.path)
-                status = replace(known.status, phase=DiskPhase.MISSING, message="the file is gone or not configured")
-                await recorded_if_possible(
-                    store, replace(known, spec=replace(known.spec, claimed=False), status=status)
-                )
+        await self._file_disks(DiskRecords(store, self.settings.node_name)).register()
 
 
 class Core(NamedTuple):

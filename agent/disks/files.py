@@ -6,10 +6,13 @@ import errno
 import hashlib
 import os
 import stat
+import struct
 from pathlib import Path
+from uuid import UUID
 
 from agent.config import FileDisk
 from agent.errors import FailedPrecondition, InvalidArgument
+from agent.host import content
 from agent.model import Disk, DiskSpec, DiskStatus, Meta
 
 BLOCK_BYTES = 4096
@@ -17,6 +20,9 @@ BLOCK_BYTES = 4096
 
 TRANSPORT = "file"
 """`Disk.status.transport` of a file disk."""
+
+_EMBEDDED, _EMBEDDED_SIGNATURE = struct.Struct("<16s16s"), b"SPDKBLOBQUARRYLV"
+"""How the super block of the embedded target begins (agent.spdk.embedded.lvs.layout); then comes the pool's UUID."""
 
 MIN_BYTES = 64 * 1024 * 1024
 SCAN_BYTES = 1024 * 1024
@@ -55,6 +61,18 @@ def prepare(disk: FileDisk, node: str) -> Disk:
             eligible=True,
         ),
     )
+
+
+def pool_uuid(path: Path) -> str:
+    """UUID of the pool that lies on the file, of a real or an embedded target; "" when none does. May block shortly."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            head = os.pread(file.fileno(), _EMBEDDED.size, 0)
+            facts = content.label(file.fileno(), os.fstat(file.fileno()).st_size)
+    except OSError:
+        return ""
+    signature, uuid = _EMBEDDED.unpack(head) if len(head) == _EMBEDDED.size else (b"", b"")
+    return str(UUID(bytes=uuid)) if signature == _EMBEDDED_SIGNATURE else str(facts.get("label_uuid") or "")
 
 
 def measure(path: Path) -> int | None:

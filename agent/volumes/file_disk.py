@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.disks import files
 from agent.errors import FailedPrecondition, RpcError, Unavailable
-from agent.host import blkid, holders
+from agent.host import holders
 from agent.model import Disk, DiskPhase
 from agent.spdk import bdev
 from agent.spdk.client import Rpc
@@ -32,6 +32,11 @@ class FileAccess:
             )
         if size_bytes is None:
             raise Refused(Why.POOL_LOST, f"{disk.status.path} is not there: bring it back, or forget the disk")
+        if not disk.status.pool.uuid and size_bytes < files.MIN_BYTES:
+            raise Refused(
+                Why.INELIGIBLE,
+                f"{disk.status.path} has only {size_bytes} bytes, too few for a pool: make it larger or remove it",
+            )
         if why := shrunk(disk, size_bytes):
             raise Refused(Why.SHRUNK, why)
         if found is None:
@@ -55,6 +60,7 @@ class FileAccess:
         try:
             await asyncio.to_thread(files.require_blank, path)
         except FailedPrecondition as error:
+            await self.detach(disk)  # who has the file open then is somebody else
             if (why := await self._whose_pool(path)) == "":
                 raise
             raise Refused(Why.OTHER_POOL, why) from error
@@ -77,12 +83,12 @@ class FileAccess:
 
     async def _whose_pool(self, path: Path) -> str:
         """What there is to say of a file that carries a pool which the target did not load; "": it carries none."""
-        content = await blkid.probe(path)
-        if content.label is None:
+        pool = await asyncio.to_thread(files.pool_uuid, path)
+        if not pool:
             return ""
         if users := await asyncio.to_thread(holders.programs, path):
             return f"{path} carries a pool that is in use by {', '.join(users)}: end it, or name another file"
         return (
-            f"{path} carries {content.description}, which this target could not load: it may have been cut short, or "
+            f"{path} carries pool {pool}, which this target could not load: it may have been cut short, or "
             "be the copy of another disk. It is left alone; name another file, or bring back what it was"
         )

@@ -352,7 +352,8 @@ def is_in_service(disk: Disk) -> bool:
     """Whether the disk's pool is to be served: it is claimed, or not released yet."""
     if disk.status.phase is DiskPhase.RELEASING:
         return False
-    return bool(disk.spec.claimed) or (bool(disk.status.pool.uuid) and kind(disk) != FILE)
+    is_there = kind(disk) != FILE or disk.status.phase is not DiskPhase.MISSING
+    return bool(disk.spec.claimed) or (bool(disk.status.pool.uuid) and is_there)
 
 
 def _attention(why: Why, text: str) -> Condition:
