@@ -55,13 +55,35 @@ def _seen(node: dict[str, Any], when: Callable[[float], str]) -> str:
     return when(node["status"]["last_heartbeat"])
 
 
+def _mode(status: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What the target is, and whether it sleeps while there is nothing to do."""
+    mode = now.get("target_mode") or status.get("target_mode", "")
+    words = {
+        "polling": "polling: its CPUs are never idle",
+        "interrupt": "interrupt: it sleeps while there is nothing to do",
+    }
+    program = f"{now['target_program']}, " if now.get("target_program") else ""
+    return [program + words.get(mode, mode)] if mode else []
+
+
 def _row(node: dict[str, Any]) -> list[str]:
     status = node["status"]
     state, version = _state(node)
     seen = _seen(node, age)
+    mode = (node.get("now") or {}).get("target_mode") or status.get("target_mode") or "-"
     cordoned = "yes" if node["spec"]["cordoned"] else "no"
     addresses, frontends = ",".join(status["addresses"]) or "-", ",".join(status["frontends"]) or "-"
-    return [node["meta"]["name"], state, version or "-", addresses, status["zone"] or "-", frontends, cordoned, seen]
+    return [
+        node["meta"]["name"],
+        state,
+        mode,
+        version or "-",
+        addresses,
+        status["zone"] or "-",
+        frontends,
+        cordoned,
+        seen,
+    ]
 
 
 def _facts(node: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -70,6 +92,10 @@ def _facts(node: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield "name", [node["meta"]["name"]]
     yield "target", [state, *([now["trouble"]] if now.get("trouble") else [])]
     yield "version", [version] if version else []
+    yield "mode", _mode(status, now)
+    if seen := now.get("activity"):
+        yield "load", [seen["described"]]
+        yield "kept awake by", [seen["awake"]] if seen["awake"] else []
     if now:
         took = now["last_rebuild_seconds"]
         last = f", the last in {took:.2f} s" if took is not None else ""
@@ -85,4 +111,6 @@ def _facts(node: dict[str, Any]) -> Iterator[tuple[str, list[str]]]:
     yield "published volumes", node.get("published", [])
 
 
-_KIND = Kind("nodes", ["NAME", "TARGET", "VERSION", "ADDRESSES", "ZONE", "FRONTENDS", "CORDONED", "SEEN"], _row, _facts)
+_KIND = Kind(
+    "nodes", ["NAME", "TARGET", "MODE", "VERSION", "ADDRESSES", "ZONE", "FRONTENDS", "CORDONED", "SEEN"], _row, _facts
+)

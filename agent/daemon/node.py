@@ -58,7 +58,7 @@ class NodeAgent(TargetSide):
             self.settings = self.settings.model_copy(update={"zone": labels.get(_ZONE_LABEL, "")})
         here = PlacedHere(store, self.settings.node_name)
         self._registration = await register(store, self.settings)
-        this = await self._registration.record(TargetState.STARTING, "")
+        this = await self._registration.record(TargetState.STARTING, None)
         await self._register_disks(here)
         core = self._core = await self._build_target_side(here)
         server = self._build_services(store, core, this)
@@ -131,7 +131,7 @@ class NodeAgent(TargetSide):
     async def _tell_of_itself(self) -> None:
         """Write down what is so of this node when that changes: nothing is placed where the target does not serve."""
         was_recorded = await self._registration.is_recorded()
-        await self._registration.record(self.keeper.state, self.keeper.version)
+        await self._registration.record(self.keeper.state, self.keeper.nature)
         if not was_recorded:
             log.warning("the record of node %s was deleted, and is made again", self.settings.node_name)
             self.keeper.serve_recorded_only()  # it may have been given up, with what lay on it

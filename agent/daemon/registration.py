@@ -14,7 +14,10 @@ from agent.errors import AlreadyExists, Conflict, FailedPrecondition, Unavailabl
 from agent.host import ublk
 from agent.host.kept import kept
 from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState, Volume
+from agent.spdk.nature import Nature
 from agent.store.interface import Store
+from agent.volumes.bringup import TargetKeeper
+from agent.volumes.observed import Observed
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +38,15 @@ class Registration:
     async def is_recorded(self) -> bool:
         return await self._store.get(StorageNode, self._settings.node_name) is not None
 
-    async def record(self, state: TargetState, version: str) -> StorageNode:
-        """The record with what is so, written unless it says that already. Raises Unavailable."""
+    async def record(self, state: TargetState, target: Nature | None) -> StorageNode:
+        """The record with what is so, written unless it says that already. Raises Unavailable.
+
+        `target` None: it has not been asked yet.
+        """
         name = self._settings.node_name
         for _ in range(_TRIES):
             known = await self._store.get(StorageNode, name)
-            status = self._status(known.status if known else StorageNodeStatus(), state, version)
+            status = self._status(known.status if known else StorageNodeStatus(), state, target)
             if known is not None and status == known.status:
                 return known
             status = replace(status, last_heartbeat=time.time())
@@ -52,7 +58,7 @@ class Registration:
                 continue
         raise Unavailable(f"the record of node {name} is changed by others all the time")
 
-    def _status(self, known: StorageNodeStatus, state: TargetState, version: str) -> StorageNodeStatus:
+    def _status(self, known: StorageNodeStatus, state: TargetState, target: Nature | None) -> StorageNodeStatus:
         """What others say of the node (conditions) stays."""
         settings = self._settings
         return replace(
@@ -60,11 +66,48 @@ class Registration:
             addresses=(settings.nvmf_address,),
             zone=settings.zone,
             host_nqn=self.host_nqn,
-            frontends=tuple(each for each in Frontend if each is not Frontend.UBLK or ublk.is_available()),
+            frontends=known.frontends if target is None else _offered(target),
             max_volumes=settings.max_volumes_per_node,
             target_state=state,
-            target_version=version,
+            target_version=target.version if target else "",
+            target_mode=str(target.mode) if target else "",
         )
+
+
+class TargetRecord:
+    """Records what the target is as soon as it was asked, before volumes are attached (a `Companion` of the keeper)."""
+
+    def __init__(self, registration: Registration, keeper: TargetKeeper) -> None:
+        self._registration = registration
+        self._keeper = keeper
+
+    async def start(self) -> None:
+        """Nothing is known yet."""
+
+    async def stop(self) -> None:
+        """What is recorded stays."""
+
+    async def brought_up(self, observed: Observed) -> None:
+        await self._record()
+
+    async def audited(self, observed: Observed) -> None:
+        await self._record()
+
+    async def _record(self) -> None:
+        try:
+            await self._registration.record(self._keeper.state, self._keeper.nature)
+        except Unavailable as error:  # served all the same; the next audit tries again
+            log.error("what the target is cannot be recorded: %s", error)
+
+
+def _offered(target: Nature) -> tuple[Frontend, ...]:
+    """What this machine and its target can do together."""
+    found = [Frontend.NVME_TCP]
+    if target.has_ublk and ublk.is_available():
+        found.append(Frontend.UBLK)
+    if target.is_embedded:
+        found.append(Frontend.LOOP)
+    return tuple(found)
 
 
 async def register(store: Store, settings: Settings) -> Registration:

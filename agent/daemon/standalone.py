@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from agent.csi.server import CsiServer, build_server
-from agent.daemon.registration import register
+from agent.daemon.registration import Registration, TargetRecord, register
 from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
@@ -48,7 +48,8 @@ class Standalone(TargetSide):
         store = await open_local(settings.state_dir / "quarry.db")
         self._closers.push_async_callback(store.close)
         self._store = store
-        node = await self._register_node(store)
+        registration = await self._registered(store)
+        node = await self._recorded(registration, store)
         await self._register_disks(store)
         core = await self._build_target_side(store)
         lineage, operations, reconciler = core.lineage, core.operations, core.reconciler
@@ -57,6 +58,7 @@ class Standalone(TargetSide):
         self.keeper.companions += [
             adoption,
             UnrecordedKeeper(self.rpc, store, core.records, operations.guard, adoption.adopt, self.keeper.audit_soon),
+            TargetRecord(registration, self.keeper),
         ]
         frontends = self._frontends(node, reconciler)
         sources = self._snapshot_side(core, frontends)
@@ -123,10 +125,8 @@ class Standalone(TargetSide):
         if endpoint is not None:
             self._closers.push_async_callback(endpoint.stop)
 
-    async def _register_node(self, store: LocalStore) -> StorageNode:
-        """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
+    async def _registered(self, store: LocalStore) -> Registration:
         settings = self.settings
-        known = await store.get(StorageNode, settings.node_name)
         others = [each.meta.name for each in await store.list(StorageNode) if each.meta.name != settings.node_name]
         if others:
             # Volumes and disks are recorded as this other node's: under a new name none of them would be served.
@@ -134,9 +134,14 @@ class Standalone(TargetSide):
                 f"the state folder {settings.state_dir} is that of node {others[0]}, not of {settings.node_name}: "
                 f"give --node-name {others[0]}, or another --state-dir"
             )
-        registration = await register(store, settings)
+        return await register(store, settings)
+
+    async def _recorded(self, registration: Registration, store: LocalStore) -> StorageNode:
+        """This node's resource. Its host NQN is made once and kept: it is what the fence knows the node by."""
+        settings = self.settings
+        known = await store.get(StorageNode, settings.node_name)
         try:
-            recorded = await registration.record(TargetState.UNKNOWN, "")
+            recorded = await registration.record(TargetState.UNKNOWN, None)
         except Unavailable as error:
             if known is None:
                 raise

@@ -134,9 +134,9 @@ def _target(keeper: TargetKeeper) -> Iterator[Metric]:
     for each in TargetState:
         state.add_metric([each.value], keeper.state is each)
     yield state
-    info = GaugeMetricFamily("quarry_target_info", "1, with the target's version.", labels=["version"])
-    if keeper.version:
-        info.add_metric([keeper.version], 1)
+    info = GaugeMetricFamily("quarry_target_info", "1, with what the target is.", labels=["version", "program", "mode"])
+    if keeper.nature is not None:
+        info.add_metric([keeper.nature.version, keeper.nature.program, keeper.nature.mode], 1)
     yield info
     yield CounterMetricFamily(
         "quarry_target_rebuilds", "Times the target was brought up: at start and after each restart.", keeper.recoveries

@@ -7,11 +7,13 @@ holds a secret: CSI secrets are never stored.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from agent.diag import activity
 from agent.diag.parts import Parts
-from agent.errors import NotFound
-from agent.model import Disk, Resource, Snapshot, StorageNode, Volume
+from agent.errors import NotFound, QuarryError
+from agent.model import Disk, Resource, Snapshot, StorageNode, TargetState, Volume
 from agent.volumes.bringup import TargetKeeper
 
 Document = dict[str, Any]
@@ -51,6 +53,8 @@ class Resources:
         if not found:
             raise NotFound(kind.removesuffix("s"), name)
         document = (exact or found)[0]
+        if "now" in document:
+            document["now"] |= await self._watched()
         return document | await self._related(kind, document["meta"].name)
 
     async def _nodes(self) -> list[Document]:
@@ -60,6 +64,18 @@ class Resources:
             if keeper is not None and node["meta"].name == self._parts.node:
                 node["now"] = _now(keeper)
         return nodes
+
+    async def _watched(self) -> Document:
+        """How busy this node's target is; takes a second, during which it is not disturbed."""
+        rpc, keeper = self._parts.rpc, self._parts.keeper
+        if rpc is None or keeper is None or keeper.nature is None or keeper.state is not TargetState.READY:
+            return {}
+        try:
+            seen = await activity.watch(rpc)
+        except QuarryError as error:
+            return {"activity_trouble": str(error)}
+        told = {"described": activity.described(keeper.nature, seen), "awake": activity.explained(keeper.nature, seen)}
+        return {"activity": asdict(seen) | told}
 
     async def _disks(self) -> list[Document]:
         ledger = self._parts.ledger
@@ -140,7 +156,9 @@ def _now(keeper: TargetKeeper) -> Document:
     last = keeper.last_recovery
     return {
         "target_state": keeper.state,
-        "target_version": keeper.version,
+        "target_version": keeper.nature.version if keeper.nature else "",
+        "target_program": keeper.nature.program if keeper.nature else "",
+        "target_mode": keeper.nature.mode if keeper.nature else "",
         "trouble": keeper.trouble,
         "target_rebuilds": keeper.recoveries,
         "last_rebuild_seconds": last.seconds if last else None,

@@ -14,11 +14,55 @@ class Version(msgspec.Struct, frozen=True):
     version: str
 
 
+class Reactor(msgspec.Struct, frozen=True):
+    """One CPU of the target: ticks in which its work was found done (`busy`) and not (`idle`), since the start.
+
+    One that polls is never asleep, so its idle ticks burn the CPU too. `in_interrupt`: it sleeps when idle.
+    """
+
+    lcore: int
+    busy: int
+    idle: int
+    in_interrupt: bool = False
+
+
 class Reactors(msgspec.Struct, frozen=True):
     """framework_get_reactors: `pid` of the target, `tick_rate` of its clock in Hz."""
 
     pid: int
     tick_rate: int
+    reactors: tuple[Reactor, ...] = ()
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether the target was started with --interrupt-mode: no CPU of it polls."""
+        return bool(self.reactors) and all(each.in_interrupt for each in self.reactors)
+
+
+class Poller(msgspec.Struct, frozen=True):
+    """Something that a thread runs again and again: each time around (a period of 0), or each `period_ticks`."""
+
+    name: str
+    id: int
+    run_count: int
+    busy_count: int = 0
+    period_ticks: int = 0
+
+
+class Thread(msgspec.Struct, frozen=True):
+    """A thread of thread_get_pollers."""
+
+    name: str
+    id: int
+    active_pollers: tuple[Poller, ...] = ()
+    timed_pollers: tuple[Poller, ...] = ()
+
+
+class Pollers(msgspec.Struct, frozen=True):
+    """thread_get_pollers; `tick_rate` in Hz."""
+
+    tick_rate: int
+    threads: tuple[Thread, ...] = ()
 
 
 class Notification(msgspec.Struct, frozen=True):
@@ -42,6 +86,11 @@ async def wait_init(rpc: Rpc, *, timeout_s: float | None = None) -> None:
 async def reactors(rpc: Rpc) -> Reactors:
     """The target's pid and clock (framework_get_reactors)."""
     return read("framework_get_reactors", await rpc.call("framework_get_reactors"), Reactors)
+
+
+async def pollers(rpc: Rpc) -> Pollers:
+    """What each thread of the target runs again and again (thread_get_pollers)."""
+    return read("thread_get_pollers", await rpc.call("thread_get_pollers"), Pollers)
 
 
 async def methods(rpc: Rpc) -> list[str]:

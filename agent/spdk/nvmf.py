@@ -108,6 +108,32 @@ class QpairInfo(msgspec.Struct, frozen=True):
 # --- transports ---
 
 
+class PollGroup(msgspec.Struct, frozen=True):
+    current_io_qpairs: int = 0
+    completed_nvme_io: int = 0
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """nvmf_get_stats: one group for each CPU of the target."""
+
+    poll_groups: tuple[PollGroup, ...] = ()
+
+    @property
+    def io_queues(self) -> int:
+        """Queues for I/O that hosts have open."""
+        return sum(each.current_io_qpairs for each in self.poll_groups)
+
+    @property
+    def completed(self) -> int:
+        """Commands of hosts that were done since the start."""
+        return sum(each.completed_nvme_io for each in self.poll_groups)
+
+
+async def stats(rpc: Rpc) -> Stats:
+    """What hosts do (nvmf_get_stats)."""
+    return read("nvmf_get_stats", await rpc.call("nvmf_get_stats"), Stats)
+
+
 async def create_transport(
     rpc: Rpc,
     *,

@@ -17,7 +17,7 @@ from typing import Protocol
 from agent.config import Settings
 from agent.errors import Busy, Conflict, DiskAway, QuarryError, TransportClosed, Unavailable
 from agent.model import Frontend, TargetState, Volume
-from agent.spdk import app, nvmf
+from agent.spdk import app, nature, nvmf
 from agent.spdk.client import Client
 from agent.store.interface import Store
 from agent.tasks.background import Background
@@ -91,7 +91,8 @@ class TargetKeeper:
         self._audit_is_due = False
         self._serves_recorded_only = False
         self.companions: list[Companion] = []
-        self.version = ""
+        self.nature: nature.Nature | None = None
+        """What the target is that was brought up last."""
         self.last_recovery: Recovery | None = None
         self.recoveries = 0
         """Bring-ups so far: the first, and one for each target that came back or was connected to again."""
@@ -222,7 +223,7 @@ class TargetKeeper:
         self._serving = TargetState.STARTING
         rpc = self._client
         await app.wait_init(rpc)
-        self.version = await app.version(rpc)
+        self.nature = await nature.learn(rpc)
         if await nvmf.get_transport(rpc) is None:
             await nvmf.create_transport(rpc)
         disks = await self._pools.ensure_all()

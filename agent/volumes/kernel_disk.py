@@ -1,4 +1,7 @@
-"""Disks reached through the kernel's block devices: io_uring, or Linux AIO where the target has no io_uring.
+"""Disks reached through the kernel's block devices.
+
+By io_uring, or by Linux AIO where the target has no io_uring or sleeps: SPDK polls io_uring, which keeps a target in
+interrupt mode awake for nothing (96 % of a core). The bdev has the same name, block size and content either way.
 
 Loading a pool writes to its disk, and so does making one. So before either the disk is held exclusively and looked at
 again, and it is left alone unless it is blank or carries its own pool.
@@ -20,7 +23,7 @@ from agent.disks.watch import Watch
 from agent.errors import FailedPrecondition, RpcError, Unavailable
 from agent.host import blkid
 from agent.model import Disk, DiskPhase
-from agent.spdk import bdev
+from agent.spdk import app, bdev
 from agent.spdk.client import Rpc
 from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Why
 from agent.volumes.pool_size import shrunk
@@ -160,7 +163,8 @@ class KernelAccess:
 
     async def _create(self, disk: Disk, known: Known) -> None:
         path, block_bytes = known.status.path, known.status.block_bytes
-        for create in (bdev.uring_create, bdev.aio_create):
+        sleeps = (await app.reactors(self._rpc)).sleeps
+        for create in (bdev.aio_create,) if sleeps else (bdev.uring_create, bdev.aio_create):
             try:
                 await create(
                     self._rpc, disk.bdev_name, path, block_bytes, uuid=_attachment(known), timeout_s=LOAD_TIMEOUT_S

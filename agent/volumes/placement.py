@@ -202,6 +202,10 @@ class Request:
     """Disks that refused the volume just now."""
     disk: str = ""
     """The only disk it can be on: that of its source."""
+    frontend: str = ""
+    """For people."""
+    unfit: frozenset[str] = frozenset()
+    """Nodes that do not offer `frontend`."""
 
 
 def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
@@ -217,6 +221,7 @@ def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
         and pool.tier is request.tier
         and request.topology.allows(pool.node, pool.zone)
         and request.disk in ("", pool.disk)
+        and pool.node not in request.unfit
     ]
     if not pools:
         what = f"the disk of its source, {request.disk}, is not" if request.disk else "there is no ready disk"
@@ -259,7 +264,8 @@ def _no_room(ledger: Ledger, pools: list[Pool], request: Request) -> ResourceExh
 
 
 def _where(request: Request) -> str:
-    return f" in {request.topology}" if request.topology.requisite else ""
+    where = f" in {request.topology}" if request.topology.requisite else ""
+    return where + (f" on a node that offers the frontend {request.frontend}" if request.unfit else "")
 
 
 def _refuse_impossible(ledger: Ledger, pools: list[Pool], request: Request) -> None:

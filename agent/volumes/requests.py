@@ -51,6 +51,8 @@ class CreateVolume:
     source: VolumeSource | None = None
     disk: str = ""
     """The only disk it can be on: that of its source."""
+    unfit: frozenset[str] = frozenset()
+    """Nodes that do not offer its frontend."""
 
     def require_same(self, volume: Volume) -> None:
         """Raise AlreadyExists unless this describes `volume`, whose limits may have been changed since."""
@@ -91,4 +93,6 @@ class CreateVolume:
             topology=self.topology,
             avoid=avoid,
             disk=self.disk,
+            unfit=self.unfit,
+            frontend=self.frontend,
         )

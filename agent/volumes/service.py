@@ -38,7 +38,7 @@ from agent.model import (
     VolumeSpec,
 )
 from agent.store.interface import Store
-from agent.volumes import attachments, local
+from agent.volumes import attachments, local, offers
 from agent.volumes.attachments import Attachments
 from agent.volumes.conditions import VolumeCondition, condition
 from agent.volumes.host_names import corrected
@@ -196,6 +196,7 @@ class VolumeService:
         else:
             await self._settler.ready()  # no disk known yet is not the same as no disk
             self._refuse_unrecorded(name)
+            request = replace(request, unfit=offers.unfit(await self._store.list(StorageNode), request.frontend))
             if request.source is not None:
                 async with self._sources.opened(name, request) as complete:
                     return await self._make(name, complete, None)
@@ -304,6 +305,7 @@ class VolumeService:
         local.require_reachable(volume, node)
         if not present:
             attachments.require_shareable(volume, wanted)
+            offers.require_offered(target, volume)
             self._attachments.admit(target, name)
             spec = replace(volume.spec, attachments=(*volume.spec.attachments, wanted))
             try:

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -23,13 +23,17 @@ from tests.bench.churn_report import show as show_churn
 from tests.bench.churn_results import Churn
 from tests.bench.churn_results import verdicts as churn_verdicts
 from tests.bench.cluster import MeasuredCluster
-from tests.bench.report import show
+from tests.bench.idle import QUICK as IDLE_QUICK
+from tests.bench.idle import Idle, IdleBench
+from tests.bench.idle import Sizes as IdleSizes
+from tests.bench.idle import verdicts as idle_verdicts
+from tests.bench.report import show, show_idle
 from tests.bench.results import Results, Verdict, verdicts
 from tests.bench.run import QUICK, Bench, Sizes
-from tests.bench.target import Target, find_real, leave_a_cpu_to_the_target
+from tests.bench.target import Target, find_real, find_sleeping, leave_a_cpu_to_the_target
 from tests.kube.control_plane import missing
 
-PARTS = ("standalone", "cluster")
+PARTS = ("standalone", "idle", "cluster")
 
 
 @click.command()
@@ -68,21 +72,25 @@ def bench(
     cpu = (os.cpu_count() or 1) - 1 if target_cpu is None else target_cpu
     if real is not None:
         leave_a_cpu_to_the_target(cpu)
-    results, churn = None, None
+    results, churn, idle = None, None, list[Idle]()
+    idle_sizes = IDLE_QUICK if quick else IdleSizes()
     try:
         if "standalone" in (parts or PARTS):
             results = _standalone(
                 folder, Target(folder, real, cpu), _sizes(QUICK if quick else Sizes(), volumes), notes
             )
+        if "idle" in (parts or PARTS):
+            idle = _idle(folder, real, cpu, idle_sizes, notes)
         if "cluster" in (parts or PARTS) and not absent:
             cluster = MeasuredCluster(folder, real, cpu)
             churn = _cluster(cluster, _crowd(CHURN_QUICK if quick else ChurnSizes(), volumes), notes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    _print(results, churn, output)
+    found = _Found(results, churn, idle, idle_sizes)
+    _print(found, output)
     if not parts and absent:
         notes.print(f"Cluster: not measured, {absent}", markup=False)
-    if check and not all(verdict.passed for verdict in _verdicts(results, churn)):
+    if check and not all(verdict.passed for verdict in found.verdicts()):
         sys.exit(1)
 
 
@@ -125,19 +133,49 @@ async def _measured(folder: Path, target: Target, sizes: Sizes, say: Callable[[s
     return await Bench(folder, target, sizes, say).run()
 
 
-def _verdicts(results: Results | None, churn: Churn | None) -> list[Verdict]:
-    return [*(verdicts(results) if results else ()), *(churn_verdicts(churn) if churn else ())]
+@dataclass(frozen=True)
+class _Found:
+    results: Results | None
+    churn: Churn | None
+    idle: list[Idle]
+    idle_sizes: IdleSizes
+
+    def verdicts(self) -> list[Verdict]:
+        return [
+            *(verdicts(self.results) if self.results else ()),
+            *idle_verdicts(self.idle, self.idle_sizes),
+            *(churn_verdicts(self.churn) if self.churn else ()),
+        ]
 
 
-def _print(results: Results | None, churn: Churn | None, output: str) -> None:
+def _idle(folder: Path, real: str | None, cpu: int, sizes: IdleSizes, notes: Console) -> list[Idle]:
+    """The target of the other parts, and beside a real one that which sleeps."""
+    targets = {"idle": Target(folder / "idle", real, cpu)}
+    sleeping = find_sleeping()
+    if real is not None and sleeping is not None:
+        targets["sleeping"] = Target(folder / "sleeping", sleeping, cpu, interrupt=True)
+    else:
+        notes.print("Idle in interrupt mode: not measured, no real nvmf_tgt (NVMF_TGT, beside SPDK_TGT, or PATH)")
+    found = []
+    for name, target in targets.items():
+        (folder / name).mkdir()
+        found.append(asyncio.run(IdleBench(folder / name, target, sizes, _sayer(notes)).run()))
+    return found
+
+
+def _print(found: _Found, output: str) -> None:
+    results, churn = found.results, found.churn
     if output == "json":
         document = {**(asdict(results) if results else {}), "cluster": asdict(churn) if churn else None}
-        document["verdicts"] = [asdict(verdict) for verdict in _verdicts(results, churn)]
+        document["idle"] = [asdict(each) for each in found.idle]
+        document["verdicts"] = [asdict(verdict) for verdict in found.verdicts()]
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document)).decode() + "\n")
         return
     console = Console(width=None if sys.stdout.isatty() else 140)
     if results is not None:
         show(console, results)
+    if found.idle:
+        show_idle(console, found.idle, found.idle_sizes)
     if churn is not None:
         show_churn(console, churn)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from agent.csi.client import CsiClient, capability
 from tests.bench.raw import STEPS
@@ -68,6 +71,18 @@ class Agent:
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
+
+    async def calls(self) -> float:
+        """How many calls it made to its target so far, as its metrics tell."""
+        url = json.loads((self.folder / "state/http.json").read_text())["url"]
+        answer = await asyncio.to_thread(requests.get, f"{url}/metrics", timeout=30)
+        families = text_string_to_metric_families(answer.text)
+        return sum(
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == "quarry_spdk_call_duration_seconds_count"
+        )
 
     def usage(self) -> tuple[float, float]:
         """CPU seconds used so far, and resident memory in MiB."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.idle import Idle, Sizes
+from tests.bench.idle import verdicts as idle_verdicts
 from tests.bench.raw import STEPS
 from tests.bench.results import Growth, Latency, Results, Verdict, verdicts
 
@@ -21,6 +23,40 @@ def show(console: Console, results: Results) -> None:
     judge(console, verdicts(results))
     if results.target != "real":
         console.print("The limits are meant for a real SPDK target; here they are for information.")
+
+
+def show_idle(console: Console, found: Sequence[Idle], sizes: Sizes) -> None:
+    console.print(_idle(found))
+    console.print(_used(found))
+    judge(console, idle_verdicts(list(found), sizes))
+
+
+def _idle(found: Sequence[Idle]) -> Table:
+    made = table(
+        "With nothing to do: CPU in percent of a core",
+        *("target", "mode", "disk", "exported", "hosts", "bare", "target", "agent", "agent's calls/s"),
+    )
+    for each in found:
+        made.add_row(
+            *(each.target, each.mode, each.disk, str(each.volumes), str(each.hosts)),
+            *(f"{each.bare_percent:.2f}", f"{each.target_percent:.2f}", f"{each.agent_percent:.2f}"),
+            f"{each.calls_per_second:.2f}",
+        )
+    return made
+
+
+def _used(found: Sequence[Idle]) -> Table:
+    made = table(
+        "One host, 4 KiB at random, from Python's own initiator",
+        *("target", "mode", "depth", "operation", "per second", "median", "target's CPU"),
+    )
+    for each in found:
+        for load in each.loads:
+            made.add_row(
+                *(each.target, each.mode, str(load.depth), load.operation, f"{load.per_second:,.0f}"),
+                *(f"{load.median_us:,.0f} us", f"{load.target_percent:.1f} %"),
+            )
+    return made
 
 
 def judge(console: Console, found: Sequence[Verdict]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from tests.bench import raw
 from tests.bench.agent import Agent
 from tests.bench.raw import MIB, Place, RawClient
 from tests.bench.results import Growth, Latency, Rate, Recovery, Results, Usage
-from tests.bench.target import Target
+from tests.bench.target import Target, free_port
 
 VOLUME_BYTES = 64 * MIB
 IDLE_S = 2.0
@@ -47,7 +46,7 @@ class Bench:
         self._target = target
         self._sizes = sizes
         self._say = say
-        self._port = _free_port(target.address)
+        self._port = free_port(target.address)
         self._agent = Agent(folder, target.socket, target.address, self._port, sizes.disk)
         self._names = iter(range(10**9))
 
@@ -206,10 +205,3 @@ async def _publish(client: CsiClient, volume: str) -> None:
 
 def _latencies(taken: Mapping[str, list[float]]) -> dict[str, Latency]:
     return {name: Latency.of(values) for name, values in taken.items()}
-
-
-def _free_port(address: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
@@ -23,6 +24,20 @@ def find_real() -> str | None:
     return os.environ.get("SPDK_TGT") or shutil.which("spdk_tgt")
 
 
+def find_sleeping() -> str | None:
+    """The nvmf_tgt named by NVMF_TGT, else the one beside spdk_tgt, else the one on PATH."""
+    real = find_real()
+    beside = Path(real).with_name("nvmf_tgt") if real else None
+    return os.environ.get("NVMF_TGT") or (str(beside) if beside and beside.exists() else shutil.which("nvmf_tgt"))
+
+
+def free_port(address: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 def leave_a_cpu_to_the_target(target_cpu: int) -> None:
     """Keeps this process and its children off the CPU that the target polls on.
 
@@ -36,17 +51,28 @@ def leave_a_cpu_to_the_target(target_cpu: int) -> None:
 
 @dataclass
 class Target:
-    """One target process in `folder`. `real` is the path of spdk_tgt, None for the embedded target."""
+    """One target process in `folder`. `real` is the path of spdk_tgt or nvmf_tgt, None for the embedded target."""
 
     folder: Path
     real: str | None
     cpu: int = 0
     address: str = "127.0.0.1"
+    interrupt: bool = False
+    """Start the real one with --interrupt-mode."""
     process: asyncio.subprocess.Process | None = field(default=None, init=False)
 
     @property
     def kind(self) -> str:
         return "real" if self.real else "embedded"
+
+    @property
+    def name(self) -> str:
+        """Of the program."""
+        return Path(self.real).name if self.real else "embedded"
+
+    @property
+    def mode(self) -> str:
+        return "interrupt" if self.interrupt or self.real is None else "polling"
 
     @property
     def socket(self) -> Path:
@@ -79,6 +105,7 @@ class Target:
         return [
             *(self.real, "-r", str(self.socket), "-m", hex(1 << self.cpu), "--disable-cpumask-locks"),
             *("--no-pci", "--no-huge", "-s", "2048", "--wait-for-rpc"),
+            *(("--interrupt-mode",) if self.interrupt else ()),
         ]
 
     @staticmethod

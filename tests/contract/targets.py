@@ -44,11 +44,21 @@ def find_spdk_tgt() -> str | None:
     return shutil.which("spdk_tgt")
 
 
+def find_nvmf_tgt() -> str | None:
+    """The real target that can sleep: NVMF_TGT, the one beside SPDK_TGT, or the one on PATH."""
+    given, beside = os.environ.get("NVMF_TGT"), find_spdk_tgt()
+    path = given or (str(Path(beside).with_name("nvmf_tgt")) if beside else "")
+    return path if path and os.access(path, os.X_OK) else None if given else shutil.which("nvmf_tgt")
+
+
 class Target:
     """A target process with its RPC socket and a folder for its disks. `core` is for the real one, which polls."""
 
     def __init__(self, kind: str, core: int = 0, memory: Sequence[str] | None = None) -> None:
-        """`memory`: arguments of the real one; the default needs no hugepages."""
+        """`kind`: embedded, real (spdk_tgt, which polls) or sleeping (nvmf_tgt in interrupt mode).
+
+        `memory`: arguments of a real one; the default needs no hugepages.
+        """
         self.kind = kind
         self._memory = list(memory if memory is not None else ("--no-huge", "-s", "768"))
         self.core = core % (os.cpu_count() or 1)
@@ -73,7 +83,7 @@ class Target:
 
     def start(self) -> None:
         """Start the process and return when its socket accepts connections."""
-        if self.kind == "real":
+        if self.kind != "embedded":
             # A killed spdk_tgt leaves its socket and a lock file beside it; the lock goes with the process.
             self.socket_path.unlink(missing_ok=True)
         with self.log_path.open("ab") as log:
@@ -125,11 +135,15 @@ class Target:
         if self.kind == "embedded":
             argv = [sys.executable, "-m", "agent.cli.main", "target", "--rpc-socket", str(self.socket_path)]
             return [*argv, "--state-dir", str(self.directory / "state"), "--nvmf-address", ADDRESS]
-        program = find_spdk_tgt()
+        program = find_spdk_tgt() if self.kind == "real" else find_nvmf_tgt()
         assert program is not None
-        config = self.directory / "small.json"
-        config.write_text(json.dumps(SMALL_CONFIG))
-        argv = [program, *self._memory, "-r", str(self.socket_path), "-c", str(config)]
+        argv = [program, *self._memory, "-r", str(self.socket_path)]
+        if self.kind == "sleeping":
+            argv += ["--interrupt-mode"]
+        else:
+            config = self.directory / "small.json"
+            config.write_text(json.dumps(SMALL_CONFIG))
+            argv += ["-c", str(config)]
         return [
             *argv,
             "-m",

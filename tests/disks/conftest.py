@@ -19,7 +19,7 @@ import pytest
 
 from agent.csi.client import CallFailed, CsiClient
 from agent.errors import Conflict
-from agent.model import Disk
+from agent.model import Disk, StorageNode, TargetState
 from agent.store.local import LocalStore, open_local
 from tests.contract.targets import DIE_WITH_US, Target, find_spdk_tgt, free_port
 from tests.disks import loops
@@ -145,6 +145,16 @@ class Node:
         deadline = time.monotonic() + timeout_s
         while f"target ready: {disks} disks" not in self.log() or not await self._serves():
             assert time.monotonic() < deadline, self.log()[-3000:]
+            await asyncio.sleep(0.02)
+
+    async def until_mode(self, mode: str, timeout_s: float = 20.0) -> None:
+        """Return when a target in this mode serves."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = await self.store.get(StorageNode, NODE)
+            if found and found.status.target_mode == mode and found.status.target_state is TargetState.READY:
+                return
+            assert time.monotonic() < deadline, f"{found}\n{self.log()[-3000:]}"
             await asyncio.sleep(0.02)
 
     async def until_listed(self, volumes: set[str], timeout_s: float = 20.0) -> None:

@@ -60,7 +60,7 @@ def _tell() -> None:
     for group, names in programs.GROUPS.items():
         folders = sorted({str(programs.need(each).parent) for each in names})
         print(f"{group:14} {' '.join(names)}\n{'':14} in {', '.join(folders)}")
-    print(f"{'spdk_tgt':14} {programs.spdk_tgt() or 'none: the embedded target alone'}")
+    print(f"{'nvmf_tgt':14} {programs.nvmf_tgt() or 'none: the embedded target alone'}")
     kernel = programs.kernel()
     print(
         f"{'this kernel':14} NVMe/TCP: {'yes' if kernel.nvme_tcp else 'no'}, "

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PAUSE, APP = "localhost/e2e/pause:1", "localhost/e2e/app:1"
 
-# Takes the arguments of spdk_tgt that the manifest gives.
+# Takes the arguments of nvmf_tgt that the manifest gives.
 EMBEDDED = """\
 #!/bin/sh
 # The embedded target under the name that the manifest calls.
@@ -60,21 +60,21 @@ class Assembly:
         return Image(reference, (layer,), entrypoint=(f"/{program.name}",))
 
     def of_spdk(self, program: Path, reference: str) -> Image:
-        """spdk_tgt on PATH, with its libraries (docs/install.md)."""
-        files = [(program, "/usr/local/bin/spdk_tgt"), *((each, str(each)) for each in _libraries(program))]
+        """nvmf_tgt on PATH, with its libraries (docs/install.md)."""
+        files = [(program, "/usr/local/bin/nvmf_tgt"), *((each, str(each)) for each in _libraries(program))]
         folders = {str(each.parent) for each in _libraries(program)}
         env = {"PATH": PATH, "LD_LIBRARY_PATH": ":".join(sorted(folders)), "OPENSSL_CONF": "/dev/null"}
         # As on every Linux: paths are told in their real form, /run.
-        layer = self._workshop.copy((), files, f"spdk_tgt and {len(files) - 1} libraries", {"/var/run": "/run"})
+        layer = self._workshop.copy((), files, f"nvmf_tgt and {len(files) - 1} libraries", {"/var/run": "/run"})
         return Image(reference, (layer,), env=env)
 
     def of_embedded(self, agent: Image, reference: str) -> Image:
-        """The embedded target called spdk_tgt: for kernels that can attach nothing else."""
-        script = self._workshop.folder / "spdk_tgt"
+        """The embedded target called nvmf_tgt: for kernels that can attach nothing else."""
+        script = self._workshop.folder / "nvmf_tgt"
         script.write_text(EMBEDDED)
         script.chmod(0o755)
         layer = self._workshop.copy(
-            agent.layers, [(script, "/usr/local/bin/spdk_tgt")], "the embedded target as spdk_tgt"
+            agent.layers, [(script, "/usr/local/bin/nvmf_tgt")], "the embedded target as nvmf_tgt"
         )
         return Image(reference, (*agent.layers, layer), env=agent.env)
 

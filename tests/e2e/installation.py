@@ -33,7 +33,7 @@ class Flavour:
     @property
     def says(self) -> str:
         memory = "hugepages" if self.hugepages else "no hugepages"
-        target = f"spdk_tgt in interrupt mode with {memory}" if self.name == SPDK else "the embedded target"
+        target = f"nvmf_tgt in interrupt mode with {memory}" if self.name == SPDK else "the embedded target"
         way = f"frontend {self.frontend}" if self.frontend else "no way to the kernel: volumes are made, not mounted"
         return f"{target}; {way}"
 
@@ -41,7 +41,7 @@ class Flavour:
 def flavours() -> list[Flavour]:
     """What can be installed here. The second one is for kernels that cannot attach volumes of the first."""
     kernel, found = programs.kernel(), []
-    if programs.spdk_tgt():
+    if programs.nvmf_tgt():
         found.append(Flavour(SPDK, "nvme-tcp" if kernel.nvme_tcp else "", kernel.free_hugepages_mib >= TARGET_MIB))
     if not kernel.nvme_tcp or not found:
         found.append(Flavour(EMBEDDED, "loop"))
@@ -99,7 +99,7 @@ def _assembled(assembly: Assembly, reference: str) -> Image:
     if name == "agent":
         return assembly.of_dockerfile(reference)
     if name == "spdk-tgt" and tag == SPDK:
-        return assembly.of_spdk(programs.spdk_tgt() or programs.need("spdk_tgt"), reference)
+        return assembly.of_spdk(programs.nvmf_tgt() or programs.need("nvmf_tgt"), reference)
     if name == "spdk-tgt":
         return assembly.of_embedded(assembly.of_dockerfile(reference), reference)
     return assembly.of_program(programs.need(name), reference)

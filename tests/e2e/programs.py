@@ -54,6 +54,13 @@ def spdk_tgt() -> Path | None:
     return Path(named) if named else find("spdk_tgt")
 
 
+def nvmf_tgt() -> Path | None:
+    """NVMF_TGT, the one beside SPDK_TGT, or the one on PATH: what the manifest starts in interrupt mode."""
+    beside = spdk_tgt()
+    named = os.environ.get("NVMF_TGT") or (beside and beside.with_name("nvmf_tgt"))
+    return Path(named) if named and Path(named).exists() else find("nvmf_tgt")
+
+
 def missing() -> str:
     """What a cluster lacks here; "" when it can be started."""
     absent = [each for group in GROUPS.values() for each in group if find(each) is None]

@@ -54,7 +54,7 @@ def needs_frontend(cluster: Cluster, installed: Installed) -> None:
         cluster.wait(
             lambda: any("no NVMe/TCP" in each["message"] for each in cluster.items(path)), "the Pod is not told why"
         )
-        pytest.skip("this kernel has no NVMe/TCP (modprobe nvme-tcp): volumes of spdk_tgt cannot be mounted here")
+        pytest.skip("this kernel has no NVMe/TCP (modprobe nvme-tcp): volumes of nvmf_tgt cannot be mounted here")
 
 
 def test_every_pod_is_ready(cluster: Cluster, installed: Installed) -> None:
@@ -180,7 +180,7 @@ def test_uninstalled_in_the_documented_order_nothing_is_left(cluster: Cluster, i
     names = [each["metadata"]["name"] for each in definitions]
     cluster.kubectl("annotate", "crd", *names, "quarry.storage/allow-deletion=true")
     cluster.kubectl("delete", "crd", *names, "--timeout=60s")
-    cluster.wait(lambda: not processes(["spdk_tgt", "quarry", "csi-provisioner"]), "a process is left")
+    cluster.wait(lambda: not processes(["nvmf_tgt", "quarry", "csi-provisioner"]), "a process is left")
     cluster.wait(lambda: mounts() == installed.mounts_before, "something is still mounted", 60)
     assert loops(RUN) == []
     cluster.wait(lambda: not cluster.existing(others), "an object is left")

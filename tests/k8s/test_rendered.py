@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+
+from tests.contract.targets import find_nvmf_tgt, find_spdk_tgt
 
 from .manifest import CHART, RENDERED, ROOT, container, of_kind, one, pod_of, render, rendered
 
@@ -69,17 +71,20 @@ def test_changes_of_the_agent_leave_the_target_as_it_is() -> None:
 def test_values_reach_the_target(values: tuple[str, ...], arguments: set[str]) -> None:
     target = container(one(render(*values), "DaemonSet", "quarry-target"), "spdk-tgt")
     assert arguments <= set(target["args"])
+    # What sleeps has no iSCSI service, which polls in interrupt mode too.
+    assert target["command"] == ["nvmf_tgt" if "--interrupt-mode" in target["args"] else "spdk_tgt"]
     huge = "--no-huge" not in target["args"]
     size = next(each for each in target["args"] if each.startswith("--mem-size=")).partition("=")[2]
     for side in ("requests", "limits"):
         assert target["resources"][side].get("hugepages-2Mi") == (f"{size}Mi" if huge else None)
 
 
-def test_target_takes_these_arguments() -> None:
-    """The real target knows every argument that the chart may give it."""
-    program = os.environ.get("SPDK_TGT") or shutil.which("spdk_tgt")
+@pytest.mark.parametrize("find", [find_spdk_tgt, find_nvmf_tgt])
+def test_target_takes_these_arguments(find: Callable[[], str | None]) -> None:
+    """The real targets know every argument that the chart may give them."""
+    program = find()
     if program is None:
-        pytest.skip("no spdk_tgt (SPDK_TGT or PATH)")
+        pytest.skip("no spdk_tgt (SPDK_TGT or PATH), or no nvmf_tgt (NVMF_TGT, beside it, or PATH)")
     told = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=30)
     given = [
         each.partition("=")[0] for each in container(one(rendered(), "DaemonSet", "quarry-target"), "spdk-tgt")["args"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from agent.diag import activity
 from agent.diag.doctor.facts import Facts
 from agent.diag.doctor.findings import Finding, failed, passed, warned
 
@@ -29,6 +30,17 @@ def target(facts: Facts) -> list[Finding]:
     if number is not None and (int(number[1]), int(number[2])) < SPDK_MIN:
         return [warned("target", facts.target.version, "use SPDK v26.05 or newer, which the tests run with")]
     return [passed("target", f"{facts.target.version} at {socket}")]
+
+
+def target_load(facts: Facts) -> list[Finding]:
+    """Its mode, how busy it is, and what keeps one awake that is meant to sleep."""
+    target, seen = facts.target.nature, facts.target.activity
+    if target is None or seen is None:
+        return []
+    found = f"{target.program} in {target.mode} mode: {activity.described(target, seen)}"
+    if cause := activity.explained(target, seen):
+        return [warned("target's load", f"{found}; it does not sleep", cause)]
+    return [passed("target's load", found)]
 
 
 def port(facts: Facts) -> list[Finding]:

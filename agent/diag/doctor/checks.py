@@ -41,6 +41,7 @@ CHECKS: Sequence[Check] = (
     Check(running.state_dir, Before.MUST),
     Check(running.host_identity, Before.MAY),
     Check(running.target, Before.MAY),
+    Check(running.target_load, Before.MAY),
     Check(running.port, Before.MAY),
     Check(running.agent, Before.NOT),
     Check(disks.power_loss, Before.NOT),

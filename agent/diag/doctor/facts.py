@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from agent.diag.activity import Activity
+from agent.spdk.nature import Nature
+
 
 class ModuleState(StrEnum):
     """Of a kernel module."""
@@ -45,6 +48,9 @@ class TargetFacts:
     version: str = ""
     pid: int | None = None
     trouble: str = ""
+    nature: Nature | None = None
+    activity: Activity | None = None
+    """How busy it was while it was looked at; None when it does not tell."""
 
     @property
     def answers(self) -> bool:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import platform
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
 import msgspec
 import psutil
 
-from agent.diag import ENDPOINT_FILE
+from agent.diag import ENDPOINT_FILE, activity
 from agent.diag.doctor.facts import (
     AgentFacts,
     DiskFacts,
@@ -33,7 +34,7 @@ from agent.diag.doctor.machine_checks import FOR_VOLUMES, OPTIONAL, REQUIRED
 from agent.errors import QuarryError
 from agent.host import clock, process
 from agent.model import ConditionStatus
-from agent.spdk import app
+from agent.spdk import app, nature
 from agent.spdk.client import Client
 from agent.volumes.disk_records import POWER_LOSS
 
@@ -215,8 +216,11 @@ async def _target_at(path: Path) -> TargetFacts:
     try:
         async with Client(path, call_timeout_s=TARGET_TIMEOUT_S) as rpc:
             await rpc.wait_connected(TARGET_TIMEOUT_S)
-            version = await app.version(rpc)
-            return TargetFacts(path, version, rpc.peer_pid)
+            facts = TargetFacts(path, await app.version(rpc), rpc.peer_pid)
+            with contextlib.suppress(QuarryError):  # one that does not tell is no worse for it
+                target = await nature.learn(rpc)
+                facts = replace(facts, nature=target, activity=await activity.watch(rpc))
+            return facts
     except QuarryError as error:
         return TargetFacts(path, trouble=str(error))
 

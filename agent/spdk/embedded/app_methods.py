@@ -99,6 +99,7 @@ class AppMethods:
         add("framework_wait_init", NoParams, self.wait_init)
         add("framework_get_reactors", NoParams, self.reactors)
         add("thread_get_stats", NoParams, self.threads)
+        add("thread_get_pollers", NoParams, self.pollers)
         add("iobuf_get_stats", NoParams, self.iobuf)
         add("spdk_kill_instance", KillParams, self.kill, INVALID_PARAMETERS)
         for name in STARTUP_METHODS:
@@ -153,6 +154,12 @@ class AppMethods:
             }
             for number, name in enumerate(THREAD_NAMES, 1)
         ]
+        return {"tick_rate": TICK_RATE, "threads": threads}
+
+    async def pollers(self, params: NoParams) -> dict[str, Any]:
+        """Nothing is polled here: an event loop waits."""
+        none: dict[str, list[Any]] = {"active_pollers": [], "timed_pollers": [], "paused_pollers": []}
+        threads = [{"name": name, "id": number, **none} for number, name in enumerate(THREAD_NAMES, 1)]
         return {"tick_rate": TICK_RATE, "threads": threads}
 
     def _busy_idle(self) -> tuple[int, int]:
