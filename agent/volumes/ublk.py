@@ -157,8 +157,11 @@ class UblkFrontend:
         return chosen
 
     async def _serve(self, device: _Device) -> None:
-        """Take over a device from a target that died."""
-        now = await rpc_ublk.get(self._rpc, device.id)
+        """Take over a device from a target that died. FailedPrecondition when the new one has no ublk."""
+        try:
+            now = await rpc_ublk.get(self._rpc, device.id)
+        except RpcError as error:
+            raise _refusal(error) from error
         if now is not None:
             if now.bdev_name != device.lvol:
                 raise Unavailable(f"{ublk.path(device.id)} is being served with another volume; repeat the call")
@@ -257,7 +260,7 @@ def noted_devices(notes: Path) -> dict[str, str]:
 
 def _refusal(error: RpcError) -> QuarryError:
     if error.code == rpc_ublk.METHOD_NOT_FOUND:
-        return FailedPrecondition("this target has no ublk (it takes spdk_tgt): use the frontend nvme-tcp")
+        return FailedPrecondition("this target has no ublk (it takes spdk_tgt, which polls): use the frontend nvme-tcp")
     if error.method == "ublk_create_target":
         return FailedPrecondition(
             f"the target cannot open {ublk.CONTROL} ({error.message}): it has to run on this machine, with access to it"
