@@ -92,7 +92,9 @@ class NodeAgent(TargetSide):
     def _build_settling(self, here: PlacedHere, core: Core) -> SettlingHere:
         snapshots = SnapshotKeeper(self.rpc, here, core.ledger, core.cutter, core.lineage, core.operations)
         snapshots.hides = False
-        unrecorded = UnrecordedKeeper(self.rpc, here, core.records, core.operations.guard, None, self.keeper.audit_soon)
+        unrecorded = UnrecordedKeeper(
+            self.rpc, here, core.records, core.operations.guard, None, self.keeper.audit_soon, core.zeroing
+        )
         self.keeper.companions += [snapshots, unrecorded]
         still = self._stillness(self._attachable)
         settling = SettlingHere(

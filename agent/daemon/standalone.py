@@ -57,7 +57,9 @@ class Standalone(TargetSide):
         adoption.settle_soon = self.keeper.settle_soon
         self.keeper.companions += [
             adoption,
-            UnrecordedKeeper(self.rpc, store, core.records, operations.guard, adoption.adopt, self.keeper.audit_soon),
+            UnrecordedKeeper(
+                self.rpc, store, core.records, operations.guard, adoption.adopt, self.keeper.audit_soon, core.zeroing
+            ),
             TargetRecord(registration, self.keeper),
         ]
         frontends = self._frontends(node, reconciler)

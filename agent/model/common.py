@@ -75,6 +75,8 @@ class Meta:
     deleting: bool = False
     generation: int = field(default=0, compare=False)
     """Of the wish: grows with every change of `spec` and with the deletion. 0: the store does not count."""
+    held_by: tuple[str, ...] = field(default=(), compare=False)
+    """Finalizers of others: a deleted resource stays until they are taken off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,20 @@ class Failure:
     """Why something could not be settled, for whoever waits for it: the name of an error class and its sentence."""
 
     code: str
+    """Kind of error, which becomes the gRPC code of the call that waits."""
     message: str
+    """For a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     type: str
+    """What the condition is about."""
     status: ConditionStatus
+    """Whether it is so."""
     reason: str = ""
+    """Why, in one word, for programs."""
     message: str = ""
+    """Why, and what to do about it, for a person."""
     changed_at: float = 0.0
+    """When it last changed."""

@@ -42,9 +42,13 @@ class PoolStatus:
     """An lvstore as it was recorded last; what is free now the placement ledger knows."""
 
     uuid: str = ""
+    """UUID of the lvstore; empty: there is no pool."""
     size_bytes: int = 0
+    """What volumes can have of it."""
     free_bytes: int = 0
+    """What no volume had of it when it was recorded last."""
     cluster_bytes: int = 0
+    """Unit in which it is given out."""
     device_bytes: int = 0
     """Size of the disk that the pool makes use of; less than the disk's when that has grown. 0: not recorded."""
     free_space: FreeSpace = FreeSpace.ZEROED
@@ -58,8 +62,11 @@ class UnrecordedData:
     name: str
     """The id of the volume or snapshot whose data they are."""
     size_bytes: int = 0
+    """Size of the volume, or of one made of the snapshot."""
     lvol_uuid: str = ""
+    """UUID of the lvol."""
     provisioning: Provisioning = Provisioning.THIN
+    """Whether its room is taken at once or as it is written."""
     parent: str = ""
     """The snapshot that they stand on; empty: none."""
 
@@ -69,6 +76,7 @@ class DiskSpec:
     claimed: bool | None = None
     """None: nobody has said anything, the rules of the configuration decide. False: they do not."""
     tier_override: Tier | None = None
+    """Tier to serve in place of its own."""
     driver: DiskDriver | None = None
     """None: it stays where it is, with the kernel unless a command moved it. Changed while it is not in service."""
     adopt: tuple[str, ...] = ()
@@ -80,19 +88,31 @@ class DiskSpec:
 @dataclass(frozen=True, slots=True)
 class DiskStatus:
     node: str = ""
+    """The node that has it."""
     path: str = ""
+    """Its device or file there, which may change."""
     links: tuple[str, ...] = ()
+    """Names in /dev/disk that lead to it."""
     serial: str = ""
+    """Serial number, as it says itself."""
     wwid: str = ""
+    """World-wide name, as the kernel says."""
     model: str = ""
+    """Vendor and model, as it says itself."""
     transport: str = ""
+    """How it is connected: nvme, sata, sas, usb, file, ..."""
     rotational: bool | None = None
+    """Whether it has turning platters; absent: not known."""
     size_bytes: int = 0
+    """Size of the whole disk."""
     block_bytes: int = 0
     """Logical block size: the unit of reading and writing."""
     physical_block_bytes: int = 0
+    """What it really writes at once; 0: not known."""
     firmware: str = ""
+    """Version of its firmware."""
     numa_node: int | None = None
+    """NUMA node it is nearest to; absent: not known."""
     pci_addresses: tuple[str, ...] = ()
     """Of its controllers: one, or more when there are several paths."""
     partitions: tuple[str, ...] = ()
@@ -106,16 +126,23 @@ class DiskStatus:
     disk_sequence: int = 0
     """The kernel's DISKSEQ: never used again while the machine runs, unlike the name. 0: not known."""
     tier: Tier = Tier.SSD
+    """Its own tier, by what it is."""
     driver: DiskDriver = DiskDriver.KERNEL
     """Who drives it now."""
     bdev: str = ""
     """Name of its base bdev where the target chose it (user-space driver); empty: ours."""
     eligible: bool = False
+    """Whether it could be claimed."""
     reasons: tuple[str, ...] = ()
+    """Why it cannot be claimed."""
     phase: DiskPhase = DiskPhase.AVAILABLE
+    """How far it is on its way into service, or out of it."""
     message: str = ""
+    """Why it is in that phase, and what to do about it."""
     pool: PoolStatus = field(default_factory=PoolStatus)
+    """The pool on it."""
     conditions: tuple[Condition, ...] = ()
+    """What is out of the ordinary, or watched."""
     unrecorded: tuple[UnrecordedData, ...] = ()
     """Data on it that have no record; they keep their room until somebody says what becomes of them."""
 

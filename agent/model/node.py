@@ -41,6 +41,7 @@ class StorageNodeStatus:
     target_state: TargetState = TargetState.UNKNOWN
     """As its agent said last; Unknown when that gives no sign of life."""
     target_version: str = ""
+    """What the target calls itself."""
     target_mode: str = ""
     """How the target waits for work: polling (its CPUs are never idle) or interrupt; empty: not known yet."""
     last_heartbeat: float = 0.0

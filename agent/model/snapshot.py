@@ -20,9 +20,13 @@ class SnapshotSpec:
     """`meta.name` is the snapshot id and the name of its lvol, which lies where the volume lies."""
 
     csi_name: str
+    """The name CreateSnapshot was called with; empty: not known, of one that came with a disk."""
     volume: str
+    """Id of the volume it is of."""
     node: str = ""
+    """The node that has it; empty: nowhere, it was given up."""
     disk: str = ""
+    """The Disk that it lies on."""
     size_bytes: int = 0
     """Size of the volume when the snapshot was asked for."""
     provisioning: Provisioning = Provisioning.THIN
@@ -36,14 +40,19 @@ class SnapshotSpec:
 @dataclass(frozen=True, slots=True)
 class SnapshotStatus:
     phase: SnapshotPhase = SnapshotPhase.PENDING
+    """Failed: its data are gone."""
     size_bytes: int = 0
+    """Size of a volume made of it."""
     created_at: float = 0.0
+    """When it was cut."""
     lvols: tuple[tuple[str, str], ...] = ()
     """(replica name, lvol uuid) pairs."""
     message: str = ""
+    """Why it is in that phase, and what to do about it."""
     observed: int = 0
     """The generation that the node of the data has settled, or failed to (`failure`)."""
     failure: Failure | None = None
+    """Why it could not be settled; absent: it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,11 @@ class SnapshotGroupSpec:
     """`snapshots` are those of `volumes`, in the same order."""
 
     csi_name: str
+    """The name CreateVolumeGroupSnapshot was called with."""
     volumes: tuple[str, ...]
+    """Ids of the volumes."""
     snapshots: tuple[str, ...]
+    """Ids of their snapshots, in the same order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +79,9 @@ class SnapshotGroupStatus:
     """PENDING: they are being taken, and hosts of the volumes may be held back."""
 
     phase: SnapshotPhase = SnapshotPhase.PENDING
+    """Pending: they are being taken, and hosts of the volumes may be held back."""
     created_at: float = 0.0
+    """When they were cut."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,11 @@ def require_shareable(volume: Volume, wanted: Attachment) -> None:
     others = volume.spec.attachments
     if any(each.access_mode is not wanted.access_mode or each.access_mode not in _SHARED for each in others):
         nodes = ", ".join(f"{each.node} as {each.access_mode}" for each in others)
-        raise FailedPrecondition(f"volume {volume.meta.name} is published to {nodes}; unpublish it there first")
+        raise FailedPrecondition(
+            f"volume {volume.meta.name} is published to {nodes}; unpublish it there first. If its VolumeAttachment was "
+            f"removed by force, nobody does: kubectl patch volume {volume.meta.name} --type=merge -p "
+            """'{"spec":{"attachments":null}}' cuts those nodes off"""
+        )
     writers = [each.node for each in others if not each.readonly]
     if wanted.access_mode is AccessMode.ONE_WRITER and writers and not wanted.readonly:
         raise FailedPrecondition(

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from agent.model import Disk, DiskPhase, Snapshot, StorageNode, TargetState, Volume
+from agent.model import Condition, ConditionStatus, Disk, DiskPhase, Snapshot, StorageNode, TargetState, Volume
 from agent.store.interface import Store
 from agent.tasks.work import Work
 from agent.volumes.changes import Changes
-from agent.volumes.disk_records import takes_new_volumes
+from agent.volumes.disk_records import takes_new_volumes, with_condition
 from agent.volumes.giving_up import is_given_up
 from agent.volumes.host_names import HostNames
 from agent.volumes.lineage import Lineage
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.settling import SnapshotSettler
-from agent.volumes.settling_here import is_data_gone
+from agent.volumes.settling_here import HELD, is_data_gone
 from agent.volumes.snapshot_keeper import hide_if_served
 from agent.volumes.snapshots import guard_key
 
@@ -161,10 +162,22 @@ class Fleet:
             return
         if is_data_gone(volume) or (volume.meta.deleting and is_given_up(volume) and not volume.spec.attachments):
             await self._store.delete(Volume, name, volume.meta.version)
+            await self._tell_who_holds(name)
             return
         self._weigh_volume(volume)
         self._host_names.volume_seen(volume)
         self._moves.stir(*self._carried([volume], []))
+
+    async def _tell_who_holds(self, name: str) -> None:
+        """On a volume that stays though its data are gone, because others have finalizers on it."""
+        left = await self._store.get(Volume, name)
+        if left is None or not left.meta.held_by:
+            return
+        message = f"its data are gone; it stays until others take their finalizers off: {', '.join(left.meta.held_by)}"
+        held = Condition(HELD, ConditionStatus.TRUE, "Finalizers", message, time.time())
+        conditions = with_condition(left.status.conditions, held)
+        if conditions != left.status.conditions:
+            await self._store.update(replace(left, status=replace(left.status, conditions=conditions)))
 
     def _weigh_volume(self, volume: Volume) -> None:
         if volume.spec.placement and not self._operations.guard.is_held(volume.meta.name):

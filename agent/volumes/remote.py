@@ -18,6 +18,7 @@ from agent.volumes.changes import Changes
 from agent.volumes.guard import caller_waits_until
 from agent.volumes.lineage import Lineage, is_made
 from agent.volumes.placement import Ledger
+from agent.volumes.settling_here import is_data_gone
 from agent.volumes.snapshot_reconcile import Quiesce
 
 WAIT_MAX_S = 30.0
@@ -152,7 +153,7 @@ async def outcome(changes: Changes[T], wished: T, silent: Callable[[], QuarryErr
             return False
         if failure is not None:
             return not failures.is_waited_for(failures.raised(failure))
-        if not now.meta.deleting:
+        if not now.meta.deleting or _is_held(now):
             return True
         # A deleted snapshot may have to stay for others; what is published stays until it is not.
         return bool(now.status.message) if isinstance(now, Snapshot) else bool(now.spec.attachments)
@@ -161,9 +162,19 @@ async def outcome(changes: Changes[T], wished: T, silent: Callable[[], QuarryErr
     failure = last.status.failure if last is not None else None
     if last is not None and failure is not None and last.status.observed >= wished.meta.generation:
         raise failures.raised(failure)
+    if last is not None and _is_held(last):
+        raise Unavailable(
+            f"{type(last).__name__.lower()} {last.meta.name} is deleted and its data are gone, but others hold its "
+            f"record by finalizers: {', '.join(last.meta.held_by)}. It goes when they take them off"
+        )
     if not in_time:
         raise silent()
     return last
+
+
+def _is_held(resource: Volume | Snapshot) -> bool:
+    """Whether nothing but finalizers of others keeps it."""
+    return bool(resource.meta.held_by) and is_data_gone(resource)
 
 
 def _deadline() -> float:

@@ -24,6 +24,7 @@ from agent.volumes.guard import VolumeGuard
 from agent.volumes.names import is_volume_id
 from agent.volumes.observed import Observed
 from agent.volumes.snapshots import guard_key
+from agent.volumes.zeroing import Zeroing
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class UnrecordedKeeper:
         guard: VolumeGuard,
         adopt: Adopt | None,
         audit_soon: Callable[[], None],
+        zeroing: Zeroing,
     ) -> None:
         self._rpc = rpc
         self._store = store
@@ -60,6 +62,7 @@ class UnrecordedKeeper:
         self._guard = guard
         self._adopt = adopt
         self._audit_soon = audit_soon
+        self._zeroing = zeroing
         self._wishes = Work("wishes about disk", self._look_at_wishes)
         self._changes = Changes(store, Disk, self._wishes.stir)
 
@@ -125,7 +128,8 @@ class UnrecordedKeeper:
             async with self._guard.hold(name if is_volume_id(name) else guard_key(name)):
                 if not await self._is_recorded(name):
                     log.warning("data %s on disk %s are discarded", name, disk.meta.name)
-                    await lvol.delete(self._rpc, f"{disk.pool_name}/{name}", timeout_s=DELETE_TIMEOUT_S)
+                    async with self._zeroing.deleting(disk.meta.name):
+                        await lvol.delete(self._rpc, f"{disk.pool_name}/{name}", timeout_s=DELETE_TIMEOUT_S)
         except Busy as error:
             log.info("%s is discarded with the next look: %s", name, error)
         except QuarryError as error:

@@ -34,6 +34,55 @@ def _lease(name: str) -> Object:
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {}}
 
 
+EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+
+
+def _event(kind: str, name: str, reporter: str = "a", **more: Any) -> Object:
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"generateName": "told-", "namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "quarry-node",
+        "reportingInstance": reporter,
+        "action": "Settle",
+        "reason": "Told",
+        "type": "Normal",
+        "regarding": {"apiVersion": "quarry.storage/v1alpha1", "kind": kind, "name": name},
+        **more,
+    }
+
+
+def test_tells_events_of_what_is_its_own(cluster: Installation, node: Client) -> None:
+    cluster.store(_disk("told-mine", "a"))
+    cluster.store(_disk("told-theirs", "b"))
+    for kind, name in (
+        ("StorageNode", "a"),
+        ("Disk", "told-mine"),
+        ("Disk", "gone"),
+        ("Volume", "v"),
+        ("Snapshot", "s"),
+    ):
+        made = node("POST", EVENTS, _event(kind, name))
+        assert made.code == 201, made.message
+        again = {"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}}
+        assert node("PATCH", f"{EVENTS}/{made.body['metadata']['name']}", again).code == 200
+    other = cluster.client("quarry-node", "b")("POST", EVENTS, _event("StorageNode", "b", "b"))
+    assert other.code == 201
+    pod = {"regarding": {"apiVersion": "v1", "kind": "Pod", "name": "p", "namespace": "default"}}
+    for refused in (
+        _event("StorageNode", "b"),
+        _event("Disk", "told-theirs"),
+        _event("StorageNode", "a", "b"),
+        _event("StorageNode", "a", reportingController="kubelet"),
+        _event("SnapshotGroup", "g"),
+        _event("Volume", "v", **pod),
+    ):
+        assert node("POST", EVENTS, refused).code == FORBIDDEN, refused
+    again = {"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}}
+    assert node("PATCH", f"{EVENTS}/{other.body['metadata']['name']}", again).code == FORBIDDEN
+
+
 # --- everything that is needed works ---------------------------------------------------------------------------------
 
 

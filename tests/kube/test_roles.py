@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 
 import pytest
 
-from agent.csi.client import from_snapshot, from_volume
+from agent.csi.client import CallFailed, CsiClient, from_snapshot, from_volume
 from agent.model import Snapshot, Volume
 from agent.store.kubernetes.store import KubernetesStore
 
@@ -14,6 +16,8 @@ from .cluster import MIB, NODES
 from .conftest import Opener, until
 from .gate import Gate
 from .gated import GatedCluster
+from .objects import MERGE, VOLUMES
+from .plane import Plane
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -71,6 +75,44 @@ async def test_deleted_by_kubectl_while_in_use(cluster: GatedCluster, open_store
         assert await host.read(1, 0, 4096) == b"kept" * 1024
     await until(lambda: _is_absent(store, held))
     await _is_empty(store)
+
+
+async def test_who_holds_what_is_deleted_is_named(cluster: GatedCluster, open_store: Opener, plane: Plane) -> None:
+    """The data are gone, but a backup program has a finalizer on the record."""
+    store = await open_store()
+    volume = await _create(cluster, "held")
+    path = f"{VOLUMES}/{volume}"
+    both = json.dumps({"metadata": {"finalizers": ["quarry.storage/data", "example.com/backup"]}}).encode()
+    await asyncio.to_thread(plane.request, "PATCH", path, both, MERGE)
+    async with CsiClient(cluster.socket(await cluster.leader()), timeout_s=20.0) as csi:
+
+        async def named() -> bool:
+            with pytest.raises(CallFailed) as refusal:
+                await csi.delete_volume(volume)
+            return "example.com/backup" in str(refusal.value)
+
+        await until(named)
+    await until(lambda: _is_held(store, volume))
+    assert not any(volume in names for names in (await cluster.lvols()).values())
+    none = json.dumps({"metadata": {"finalizers": None}}).encode()
+    await asyncio.to_thread(plane.request, "PATCH", path, none, MERGE)
+    await cluster.ask(lambda csi: csi.delete_volume(volume))
+    await until(lambda: _is_absent(store, volume))
+
+
+async def test_the_way_out_when_an_attachment_was_removed_by_force(cluster: GatedCluster, plane: Plane) -> None:
+    """The refusal says it, and it works as it says."""
+    volume = await _create(cluster, "stuck")
+    await cluster.ask(lambda csi: csi.publish(volume, "node-a", block=True))
+    async with CsiClient(cluster.socket(await cluster.leader()), timeout_s=20.0) as csi:
+        with pytest.raises(CallFailed) as refusal:
+            await csi.publish(volume, "node-b", block=True)
+    found = re.search(r"kubectl patch volume (\S+) --type=merge -p '(.*?)'", str(refusal.value))
+    assert found is not None, refusal.value
+    assert found[1] == volume
+    await asyncio.to_thread(plane.request, "PATCH", f"{VOLUMES}/{volume}", found[2].encode(), MERGE)
+    async with cluster.opened(volume, "node-b") as host:
+        await host.write(1, 0, b"mine" * 1024)
 
 
 async def test_a_second_agent_of_a_node_is_refused(cluster: GatedCluster) -> None:

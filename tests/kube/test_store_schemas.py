@@ -15,6 +15,7 @@ from agent.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from agent.model import (
     AccessMode,
     Attachment,
+    Replica,
     Tier,
     Volume,
 )
@@ -38,6 +39,9 @@ RWX = tuple(replace(each, access_mode=AccessMode.RWX) for each in RWO)
         ({"tier": Tier.HDD}, "tier cannot be changed"),
         ({"parameters": (("a", "b"),)}, "parameters cannot be changed"),
         ({"size_bytes": 0}, "spec.sizeBytes"),
+        ({"size_bytes": 1 << 29}, "sizeBytes: a volume never shrinks"),
+        ({"placement": (Replica("r0", "a", "other"),)}, "the disks of a volume stay"),
+        ({"placement": (Replica("r0", "a", "d"), Replica("r1", "b", "d2"))}, "the disks of a volume stay"),
         ({"replica_count": 0}, "spec.replicaCount"),
         ({"attachments": RWO}, "only in access modes that are shared"),
         ({"attachments": (RWX[0], RWX[0])}, "Duplicate"),
@@ -46,12 +50,28 @@ RWX = tuple(replace(each, access_mode=AccessMode.RWX) for each in RWO)
     ids=str,
 )
 async def test_changes_that_are_refused(store: KubernetesStore, change: dict[str, object], says: str) -> None:
-    a = await store.create(volume())
+    new = volume()
+    a = await store.create(replace(new, spec=replace(new.spec, placement=(Replica("r0", "a", "d"),))))
     with pytest.raises(InvalidArgument, match=says):
         await store.update(replace(a, spec=replace(a.spec, **change)))  # type: ignore[arg-type]
     assert await store.get(Volume, "vol-a") == a
     b = await store.update(replace(a, spec=replace(a.spec, attachments=RWX)))
     assert b.spec.attachments == RWX
+
+
+@pytest.mark.apiserver("schemas")
+async def test_what_a_controller_changes(store: KubernetesStore) -> None:
+    """A wish to grow is taken back; a disk is in another node, is given up, and adopted."""
+    new = volume()
+    a = await store.create(replace(new, spec=replace(new.spec, placement=(Replica("r0", "a", "d"),))))
+    a = await store.update(replace(a, status=replace(a.status, size_bytes=a.spec.size_bytes)))
+    grown = await store.update(resized(a, 2 << 30))
+    with pytest.raises(InvalidArgument, match="never shrinks"):
+        await store.update(resized(grown, 1 << 29))
+    a = await store.update(resized(grown, 1 << 30))
+    for placement in ((Replica("r0", "b", "d"),), (), (Replica("r0", "c", "d3"),)):
+        a = await store.update(replace(a, spec=replace(a.spec, placement=placement)))
+        assert a.spec.placement == placement
 
 
 INVALID = {

@@ -22,6 +22,7 @@ from agent.model import (
     Resource,
     SnapshotGroupSpec,
     SnapshotSpec,
+    Volume,
     VolumeSource,
     VolumeSpec,
 )
@@ -40,6 +41,7 @@ _LIST_KEYS: Mapping[type[Any], str] = {Replica: "name", ReplicaStatus: "name", A
 _BOUNDS: Mapping[tuple[type[Any], str], Json] = {
     (VolumeSpec, "size_bytes"): {"minimum": 1},
     (VolumeSpec, "replica_count"): {"minimum": 1, "maximum": 16},
+    (VolumeSpec, "placement"): {"maxItems": 16},
     (Qos, "rw_iops"): {"maximum": QOS_IOPS_MAX},
     (Qos, "rw_bytes_per_second"): {"maximum": QOS_BYTES_MAX},
     (Qos, "read_bytes_per_second"): {"maximum": QOS_BYTES_MAX},
@@ -64,9 +66,26 @@ def _fixed(*names: str, unless: str = "") -> list[Json]:
     ]
 
 
+_NEVER_SHRINKS = {
+    # A wish to grow that had no room is taken back: to what the volume really has.
+    "rule": "self.spec.sizeBytes >= oldSelf.spec.sizeBytes ||"
+    " (has(self.status) && has(self.status.sizeBytes) && self.status.sizeBytes > 0 &&"
+    " self.spec.sizeBytes >= self.status.sizeBytes)",
+    "message": "sizeBytes: a volume never shrinks",
+}
+
+_RESOURCE_RULES: Mapping[type[Any], list[Json]] = {Volume: [_NEVER_SHRINKS]}
+"""Rules about spec and status together."""
+
 _RULES: Mapping[type[Any], list[Json]] = {
     VolumeSpec: [
         *_fixed("csi_name", "tier", "provisioning", "frontend", "parameters", "source", unless="oldSelf.csiName == ''"),
+        {
+            "rule": "!has(oldSelf.placement) || oldSelf.placement.size() == 0 || !has(self.placement) ||"
+            " self.placement.size() == 0 || (self.placement.size() == oldSelf.placement.size() &&"
+            " self.placement.all(p, oldSelf.placement.exists(o, o.name == p.name && o.disk == p.disk)))",
+            "message": "placement: the disks of a volume stay; they may be in another node, or given up for lost",
+        },
         {
             "rule": "!has(self.attachments) || self.attachments.size() < 2 ||"
             f" self.attachments.all(a, a.accessMode in {_SHARED})",
@@ -93,13 +112,14 @@ def of_resource(resource: type[Resource]) -> Json:
         "type": "object",
         "description": _text(resource) or f"{resource.__name__} of Quarry.",
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "apiVersion": {"type": "string", "description": "Version of this schema."},
+            "kind": {"type": "string", "description": "Kind of the resource."},
+            "metadata": {"type": "object"},  # the API server describes it itself, and takes nothing else here
             "spec": {**_object(_of(parts["spec"].shape)), "description": "What is desired."},
             "status": {**_object(_of(parts["status"].shape)), "description": "What is observed; the agent writes it."},
         },
         **({"required": ["spec"]} if spec_required else {}),
+        **({"x-kubernetes-validations": _RESOURCE_RULES[resource]} if resource in _RESOURCE_RULES else {}),
     }
 
 

@@ -75,6 +75,7 @@ def read(kind: str, item: Mapping[str, Any]) -> Held:
         created_at=times.from_text(metadata["creationTimestamp"]) if "creationTimestamp" in metadata else 0.0,
         deleting="deletionTimestamp" in metadata,
         generation=int(metadata.get("generation", 0)),
+        held_by=tuple(str(each) for each in metadata.get("finalizers", ()) if each != FINALIZER),
     )
     of = KINDS[kind].type
     lost: list[str] = []

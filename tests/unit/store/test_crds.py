@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import yaml
 
-from agent.store.kubernetes import crds
+from agent.store.kubernetes import crds, schema
 from agent.store.kubernetes.kinds import KINDS
 from agent.store.kubernetes.shapes import camel
 
@@ -31,11 +31,25 @@ def test_every_field_of_the_model_has_a_type(kind: Any) -> None:
         _compare(hints[part], version["schema"]["openAPIV3Schema"]["properties"][part], part)
 
 
-def _compare(of: Any, schema: dict[str, Any], place: str) -> None:
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+def test_every_field_is_explained(kind: Any) -> None:
+    """By `kubectl explain`."""
+    assert list(_unexplained(schema.of_resource(kind.type), kind.name)) == []
+
+
+def _unexplained(of: dict[str, Any], place: str) -> Iterator[str]:
+    for key, value in of.get("properties", {}).items():
+        if not value.get("description") and key != "metadata":  # which the API server describes
+            yield f"{place}.{key}"
+        yield from _unexplained(value, f"{place}.{key}")
+        yield from _unexplained(value.get("items", {}), f"{place}.{key}[]")
+
+
+def _compare(of: Any, found: dict[str, Any], place: str) -> None:
     hints = get_type_hints(of)
-    assert list(schema["properties"]) == [camel(field.name) for field in fields(of)], place
+    assert list(found["properties"]) == [camel(field.name) for field in fields(of)], place
     for field in fields(of):
-        value = schema["properties"][camel(field.name)]
+        value = found["properties"][camel(field.name)]
         assert value["type"] in {"string", "integer", "boolean", "array", "object"}
         for nested in _dataclasses(hints[field.name]):
             inner = value.get("items", value)
