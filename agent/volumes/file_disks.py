@@ -206,7 +206,8 @@ def _renewed(disk: Disk, fresh: Disk) -> Disk:
     phase = DiskPhase.FORMATTING if kept else fresh.status.phase
     conditions = without_condition(disk.status.conditions, RELEASED)
     status = replace(fresh.status, phase=phase, pool=disk.status.pool, conditions=conditions)
-    return replace(disk, spec=fresh.spec, status=status)
+    spec = replace(fresh.spec, adopt=disk.spec.adopt, discard=disk.spec.discard)
+    return replace(disk, spec=spec, status=replace(status, unrecorded=disk.status.unrecorded))
 
 
 def _sized(disk: Disk, size_bytes: int) -> Disk:

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from agent.csi.client import CallFailed, CsiClient
-from agent.model import StorageNode, Volume
+from agent.model import Disk, DiskPhase, StorageNode, Volume
 from agent.nvmf import initiator
 from agent.store.kubernetes.store import KubernetesStore
 
@@ -20,6 +20,7 @@ from .plane import Plane
 
 pytestmark = pytest.mark.timeout(300)
 
+DISKS = "/apis/quarry.storage/v1alpha1/disks"
 NODES = "/apis/quarry.storage/v1alpha1/storagenodes"
 SIZE = 16 * MIB
 EMPTY = json.dumps({"status": None}).encode()
@@ -134,3 +135,41 @@ async def test_a_copied_state_folder_is_refused(cluster: GatedCluster) -> None:
     assert cluster.ended("node-b")
     assert "node node-a has the same host NQN" in cluster.log("node-b")
     assert "remove this file" in cluster.log("node-b")
+
+
+async def test_the_record_of_a_file_disk_comes_back(cluster: GatedCluster, open_store: Opener, plane: Plane) -> None:
+    """Deleted, and emptied, while a volume on it is written: nothing is restarted, nothing is lost."""
+    store = await open_store()
+    volume = await cluster.ask(lambda csi: csi.create_volume("pvc", SIZE))
+    placed = await store.get(Volume, volume)
+    assert placed is not None
+    node, name = placed.spec.placement[0].node, placed.spec.placement[0].disk
+
+    async def is_whole(other_than: str = "") -> bool:
+        disk = await store.get(Disk, name)
+        return (
+            disk is not None
+            and store.uid_of("Disk", name) != other_than
+            and (disk.status.phase, disk.status.node, disk.spec.claimed) == (DiskPhase.READY, node, True)
+            and disk.status.pool.uuid != ""
+        )
+
+    async with cluster.opened(volume, "node-b") as host:
+        await host.write(1, 0, b"kept" * 1024)
+        before = store.uid_of("Disk", name)
+        await asyncio.to_thread(plane.request, "DELETE", f"{DISKS}/{name}")
+        await until(lambda: is_whole(before), 30)
+        await asyncio.to_thread(plane.request, "PATCH", f"{DISKS}/{name}/status", EMPTY, MERGE)
+        await asyncio.sleep(0.5)  # seen by this store too
+        await until(is_whole, 30)
+        assert await host.read(1, 0, 4096) == b"kept" * 1024
+    unclaimed = json.dumps({"spec": {"claimed": False}}).encode()
+    await asyncio.to_thread(plane.request, "PATCH", f"{DISKS}/{name}", unclaimed, MERGE)
+
+    async def is_answered() -> bool:
+        disk = await store.get(Disk, name)
+        return disk is not None and any("file_disks" in each.message for each in disk.status.conditions)
+
+    await until(is_answered, 30)
+    async with cluster.opened(volume, "node-b") as host:
+        assert await host.read(1, 0, 4096) == b"kept" * 1024
