@@ -77,6 +77,7 @@ AWAITED_TASKS = {
     "spdk/embedded/server.py": "one call: whatever ends it is answered",
     "spdk/supervision.py": "waited for to its end",
     "volumes/bringup.py": "a TaskGroup that is waited for",
+    "volumes/long_work.py": "told to who waits, else logged and told to the next who asks; the teller is `noticed`",
     "volumes/operations.py": "its caller waits for it, else `noticed`",
     "volumes/reconcile.py": "waited for, one after the other",
     "volumes/stillness.py": "the pause ends with it, and logs what ended it",

@@ -78,7 +78,9 @@ class NodeService(csi_pb2_grpc.NodeServicer):
             raise FailedPrecondition("staging_target_path: missing; stage the volume first and say where")
         staging = validation.path("staging_target_path", request.staging_target_path)
         volume = await self._volumes.get(volume_id)
-        mode = _mode(request.volume_capability, access.volume_mode, volume)
+        mode = access.volume_mode
+        if isinstance(mode, Filesystem):  # one that the capability leaves open is whatever was staged
+            mode = dataclasses.replace(mode, fs_type=request.volume_capability.mount.fs_type)
         await self._node.publish(volume, staging, target, mode, readonly=request.readonly or access.readonly)
         return csi.NodePublishVolumeResponse()
 
@@ -113,6 +115,8 @@ class NodeService(csi_pb2_grpc.NodeServicer):
         volume = await self._volumes.get(volume_id)
         stats = await self._node.stats(volume, path)
         (how,) = await self._volumes.conditions([volume])
+        if stats.remark and not how.abnormal:
+            how = VolumeCondition(False, stats.remark)
         if stats.problem:
             how = VolumeCondition(True, f"{stats.problem}; {how.message}" if how.abnormal else stats.problem)
         return csi.NodeGetVolumeStatsResponse(usage=messages.usage(stats), volume_condition=messages.condition(how))

@@ -69,6 +69,7 @@ class NodeAgent(TargetSide):
         self._closers.push_async_callback(settling.stop)
         self._background.every("node-record", _TOLD_EVERY_S, self._tell_of_itself)
         self._background.once("thaw", self.node.thaw_leftovers)
+        self._closers.push_async_callback(self.node.stop)
         self._closers.push_async_callback(self._background.stop)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         await self._serve_http(cluster, core, server)

@@ -78,6 +78,7 @@ class Standalone(TargetSide):
         server = build_server(self, self.volumes, self.snapshots, self.groups, self.node, node, settings.csi_endpoint)
         self._closers.push_async_callback(server.stop, STOP_GRACE_S)
         self._background.once("thaw", self.node.thaw_leftovers)
+        self._closers.push_async_callback(self.node.stop)
         self._closers.push_async_callback(self._background.stop)
         await self._serve_http(store, server, core.ledger, lineage)
         await self.volumes.start()

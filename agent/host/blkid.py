@@ -17,6 +17,7 @@ from agent.host import content as contents
 from agent.host import holders, process
 
 PROBE_TIMEOUT_S = 30.0
+SIZE_TIMEOUT_S = 5.0
 UNLABEL_TIMEOUT_S = 300.0
 """A pool has 16 MiB of metadata and 64 MiB for each TiB of its disk."""
 _NOTHING_FOUND = 2
@@ -105,6 +106,12 @@ def _content(code: int, values: dict[str, str], facts: contents.Facts) -> Conten
     if first_data is not None:
         return Content(False, f"data of an unknown kind (first at byte {first_data})")
     return Content(True, "nothing")
+
+
+async def filesystem_bytes(device: Path) -> int:
+    """The size of the filesystem on a device, in bytes, by its superblock (ext2-4, xfs, btrfs); 0: of none of these."""
+    done = await process.run(_script("size", device), timeout_s=SIZE_TIMEOUT_S)
+    return int(done.stdout)
 
 
 async def clear_ends(device: Path) -> None:

@@ -1,4 +1,4 @@
-"""Looks at (or clears) a device, as a program of its own: `python content.py look|clear|hold|unlabel DEVICE`.
+"""Looks at (or clears) a device, as a program of its own: `python content.py look|size|clear|hold|unlabel DEVICE`.
 
 A child process since a read from a device whose target is away may wait for ever: a child can be killed, a thread not.
 Nothing of the agent is imported, to start fast.
@@ -39,9 +39,18 @@ def look(path: str) -> Facts:
         os.posix_fadvise(device.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         facts: Facts = {"size": size, "first_data": _first_data(device.fileno(), size)}
         facts |= label(device.fileno(), size)
-        head = os.pread(device.fileno(), 2048, 0)
-        btrfs = os.pread(device.fileno(), 4096, BTRFS_OFFSET)
-    return facts | _ext(head) | _xfs(head) | _btrfs(btrfs)
+        return facts | _superblock(device.fileno())
+
+
+def filesystem_bytes(path: str) -> int:
+    """The size in the superblock, 0 when there is none that we know."""
+    with open(path, "rb", buffering=0) as device:  # noqa: PTH123
+        return int(_superblock(device.fileno()).get("filesystem_size") or 0)
+
+
+def _superblock(descriptor: int) -> Facts:
+    head = os.pread(descriptor, 2048, 0)
+    return _ext(head) | _xfs(head) | _btrfs(os.pread(descriptor, 4096, BTRFS_OFFSET))
 
 
 def clear(path: str) -> None:
@@ -189,6 +198,8 @@ def _btrfs(block: bytes) -> Facts:
 if __name__ == "__main__":
     if sys.argv[1] == "clear":
         clear(sys.argv[2])
+    elif sys.argv[1] == "size":
+        sys.stdout.write(str(filesystem_bytes(sys.argv[2])))
     elif sys.argv[1] == "hold":
         sys.exit(hold(sys.argv[2]))
     elif sys.argv[1] == "unlabel":

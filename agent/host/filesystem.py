@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import CommandFailed, FailedPrecondition, InvalidArgument, shorten
+from agent.errors import CommandFailed, FailedPrecondition, InvalidArgument, Unavailable, shorten
+from agent.host import blkid, holders, process
 from agent.host import device as devices
-from agent.host import process
-
-MKFS_TIMEOUT_S = 300.0
-CHECK_TIMEOUT_S = 600.0
-GROW_TIMEOUT_S = 300.0
 
 SUPPORTED = ("ext4", "xfs", "btrfs")
 """The first one is the default."""
 
 MIN_BYTES: Mapping[str, int] = {"xfs": 300 << 20, "btrfs": 109 << 20}
 """What mkfs refuses less of: mkfs.xfs since xfsprogs 5.19, mkfs.btrfs with metadata twice (its default)."""
+
+EXT4_JOURNAL_BYTES, EXT4_TINY_BYTES, EXT4_SMALL_BYTES = 8 << 20, 16 << 20, 512 << 20
+"""Sizes from which ext4 with blocks of 4 KiB has a journal, and room for its growth; mke2fs's own limit for "small"."""
 
 _MKFS_OPTIONS: Mapping[str, frozenset[str]] = {
     "ext4": frozenset(("-b", "-E", "-G", "-I", "-i", "-J", "-L", "-m", "-N", "-O", "-T")),
@@ -44,6 +43,10 @@ _MOUNT_FORBIDDEN = frozenset(("bind", "rbind", "move", "remount", "loop", "offse
 _MOUNT_FORBIDDEN |= {"logdev", "rtdev", "journal_dev", "journal_path", "device", "subvol", "subvolid"}
 """What makes it another mount than ours, or adds another device."""
 _CHECK_CORRECTED = 1
+_CHECK_PROGRESS = re.compile(r"\s*([1-5]) (\d+) (\d+) /")
+
+Watch = Callable[[str], None]
+"""Is told how far something is, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +101,19 @@ async def make(device: Path, fs_type: str, uuid: str, options: Sequence[str] = (
     """Make a filesystem with the given UUID on a device that the caller has proven blank.
 
     The programs are never forced (-F, -f): they look once more themselves and refuse what they recognize.
+    Unavailable while somebody else has the device.
     """
-    least = min_bytes(fs_type)
-    if devices.size_bytes(device) < least:
+    least, size_bytes = min_bytes(fs_type), devices.size_bytes(device)
+    if size_bytes < least:
         raise FailedPrecondition(f"{fs_type} needs a volume of at least {least >> 20} MiB: use ext4 or a larger one")
-    await process.run([*_mkfs(fs_type, uuid, options), str(device)], timeout_s=MKFS_TIMEOUT_S)
+    try:
+        await process.run([*_mkfs(fs_type, uuid, options, size_bytes), str(device)], timeout_s=None)
+    except CommandFailed:
+        await _refuse_held(device)  # by an earlier one that has been killed and has not ended, for instance
+        raise
 
 
-def _mkfs(fs_type: str, uuid: str, options: Sequence[str]) -> list[str]:
+def _mkfs(fs_type: str, uuid: str, options: Sequence[str], size_bytes: int) -> list[str]:
     if fs_type == "btrfs":
         return ["mkfs.btrfs", "-q", "-K", "-U", uuid, *options]
     if fs_type == "xfs":
@@ -118,21 +126,60 @@ def _mkfs(fs_type: str, uuid: str, options: Sequence[str]) -> list[str]:
             extended.append(value)
         else:
             others += [option, value]
-    return ["mkfs.ext4", "-q", "-m", "0", "-U", uuid, "-E", ",".join(extended), *others]
+    layout = _ext4_layout(size_bytes, frozenset(options[::2]))
+    return ["mkfs.ext4", "-q", "-m", "0", "-U", uuid, "-E", ",".join(extended), *layout, *others]
 
 
-async def check(device: Path, fs_type: str, *, full: bool = False) -> None:
+def _ext4_layout(size_bytes: int, chosen: frozenset[str]) -> list[str]:
+    """Options that let it grow to 16 TiB, where none of those `chosen` is for that.
+
+    What mke2fs.conf(5) has for less than 512 MiB cannot: blocks of 1 KiB end at some TiB, and an inode for each 4 KiB
+    at 16 TiB, where there would be more than 2^32 inodes. Blocks of 4 KiB need 8 MiB: with less there is no journal.
+    """
+    layout: list[str] = []
+    if "-T" in chosen or size_bytes < EXT4_JOURNAL_BYTES:
+        return layout
+    if "-b" not in chosen:
+        layout += ["-b", "4096"]
+    if "-I" not in chosen:
+        layout += ["-I", "256"]
+    if size_bytes < EXT4_SMALL_BYTES and not chosen & {"-i", "-N"}:
+        layout += ["-i", "8192"]
+    # So small that no room is kept for more group descriptors: resize2fs takes the inode for them for damaged.
+    if size_bytes < EXT4_TINY_BYTES and "-O" not in chosen:
+        layout += ["-O", "^resize_inode"]
+    return layout
+
+
+async def check(device: Path, fs_type: str, watch: Watch, *, full: bool = False) -> None:
     """Replay the journal and repair what is safe to repair, as at boot. xfs and btrfs do it at mount.
 
-    FailedPrecondition when a person has to look at it.
+    `watch` is told how far it is. FailedPrecondition when a person has to look at it, Unavailable while somebody else
+    has the device (an earlier check that has not ended, for instance).
     """
     if fs_type != "ext4":
         return
-    argv = ["e2fsck", "-p", *(["-f"] if full else []), str(device)]
-    done = await process.run(argv, timeout_s=CHECK_TIMEOUT_S, ok_codes=range(256))
-    if done.code not in (0, _CHECK_CORRECTED):
-        said = (done.stdout + done.stderr).strip()[-1000:]
-        raise FailedPrecondition(f"{device} needs `e2fsck` by hand before it can be mounted: {said}")
+    argv = ["e2fsck", "-p", "-C", "1", *(["-f"] if full else []), str(device)]
+    done = await process.run(argv, timeout_s=None, ok_codes=range(256), watch=lambda line: _is_progress(line, watch))
+    if done.code in (0, _CHECK_CORRECTED):
+        return
+    await _refuse_held(device)
+    said = (done.stdout + done.stderr).strip()[-1000:]
+    raise FailedPrecondition(f"{device} needs `e2fsck` by hand before it can be mounted: {said}")
+
+
+async def _refuse_held(device: Path) -> None:
+    if await blkid.is_held(device):
+        raise Unavailable(holders.describe(device) or f"{device} is in use; repeat the call")
+
+
+def _is_progress(line: str, watch: Watch) -> bool:
+    """Lines of `e2fsck -C`: pass, position, last position, device."""
+    if (found := _CHECK_PROGRESS.match(line)) is None:
+        return False
+    number, position, end = map(int, found.groups())
+    watch(f"pass {number} of 5, {100 * position // max(1, end)} %")
+    return True
 
 
 def can_grow_mounted(fs_type: str) -> bool:
@@ -140,10 +187,10 @@ def can_grow_mounted(fs_type: str) -> bool:
     return fs_type != "ext4" or devices.has_capability(devices.CAP_SYS_RESOURCE)
 
 
-async def grow_unmounted(device: Path) -> None:
+async def grow_unmounted(device: Path, watch: Watch) -> None:
     """Grow an ext4 filesystem that is nowhere mounted. It is checked in full first, as resize2fs demands."""
-    await check(device, "ext4", full=True)
-    await process.run(["resize2fs", str(device)], timeout_s=GROW_TIMEOUT_S)
+    await check(device, "ext4", watch, full=True)
+    await process.run(["resize2fs", str(device)], timeout_s=None)
 
 
 async def grow(device: Path, fs_type: str, mounted_at: Path) -> None:
@@ -157,7 +204,7 @@ async def grow(device: Path, fs_type: str, mounted_at: Path) -> None:
         "btrfs": ["btrfs", "filesystem", "resize", "max", str(mounted_at)],
     }[fs_type]
     try:
-        await process.run(argv, timeout_s=GROW_TIMEOUT_S)
+        await process.run(argv, timeout_s=None)
     except CommandFailed as error:  # tried first: one that is large enough needs no permission
         if can_grow_mounted(fs_type):
             raise

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from agent.errors import Busy, CommandFailed, FailedPrecondition, NotFound
+from agent.errors import AlreadyExists, Busy, CommandFailed, FailedPrecondition, NotFound
 from agent.host import device as devices
-from agent.host import mounter, process
+from agent.host import mount_options, mounter, process
 from agent.host.paths import CheckedPath
 
 MOUNT_TIMEOUT_S = 60.0
@@ -99,19 +99,28 @@ def is_node(target: Path, device: Path) -> bool:
 
 
 async def ensure_mounted(device: Path, target: CheckedPath, fs_type: str, options: Sequence[str]) -> None:
-    """Mount the filesystem on `device` at `target`. There already: fine; something else there: FailedPrecondition."""
-    readonly = "ro" in options
+    """Mount the filesystem on `device` at `target`. There already, in this way: fine.
+
+    AlreadyExists: it is there in another way. FailedPrecondition: something else is there.
+    """
     existing = at(target.real)
-    if existing is not None:
-        if existing.device != devices.number(device) or existing.root != "/":
-            raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
-        if existing.fs_type != fs_type:
-            raise FailedPrecondition(f"{target} is mounted as {existing.fs_type}, not as {fs_type}")
-        if existing.readonly != readonly:
-            raise FailedPrecondition(f"{target} is mounted {'read-only' if existing.readonly else 'writable'} already")
+    if existing is None:
+        with _opened(target) as name:
+            await _run("mount", fs_type, str(device), name, *options)
         return
-    with _opened(target) as name:
-        await _run("mount", fs_type, str(device), name, *options)
+    number = devices.number(device)
+    if _is_node_of(existing, number):
+        raise AlreadyExists("mount", str(target), "as a raw block device, not as a filesystem")
+    if existing.device != number or existing.root != "/":
+        raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
+    if existing.fs_type != fs_type:
+        raise AlreadyExists("mount", str(target), f"as {existing.fs_type}, not as {fs_type}")
+    if how := mount_options.difference(existing.options, options):
+        raise AlreadyExists("mount", str(target), f"as {how}")
+    if existing.readonly and not mount_options.is_readonly(options):
+        raise FailedPrecondition(
+            f"{target} is mounted read-only already, which it was not meant to be: unstage it first"
+        )
 
 
 async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bool) -> None:
@@ -119,28 +128,31 @@ async def ensure_bound(source: CheckedPath, target: CheckedPath, *, readonly: bo
     wanted = at(source.real)
     if wanted is None:
         raise FailedPrecondition(f"nothing is mounted at {source}: stage the volume first")
-    if wanted.readonly and not readonly:
-        raise FailedPrecondition(f"{source} is mounted read-only, so it cannot be published writable")
     existing = at(target.real)
-    if existing is not None:
-        if (existing.device, existing.root) != (wanted.device, wanted.root):
-            raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
-        if existing.readonly != (readonly or wanted.readonly):
-            raise FailedPrecondition(f"{target} is mounted {'read-only' if existing.readonly else 'writable'} already")
+    if existing is None:
+        if wanted.readonly and not readonly:
+            raise FailedPrecondition(f"{source} is mounted read-only, so it cannot be published writable")
+        with _opened(source) as origin, _opened(target) as name:
+            await _run("bind", origin, name, "ro" if readonly else "rw")
         return
-    with _opened(source) as origin, _opened(target) as name:
-        await _run("bind", origin, name, "ro" if readonly else "rw")
+    if _is_node_of(existing, wanted.device):
+        raise AlreadyExists("mount", str(target), "as a raw block device, not as a filesystem")
+    if (existing.device, existing.root) != (wanted.device, wanted.root):
+        raise FailedPrecondition(f"{target} is in use: {existing.source} is mounted there")
+    if ("ro" in existing.options) != readonly:
+        raise AlreadyExists("mount", str(target), "as writable, not read-only" if readonly else "as read-only")
 
 
 async def ensure_node_bound(device: Path, target: CheckedPath) -> None:
     """Bind the node of a block device on the file `target`. Errors as `ensure_mounted`."""
-    existing = at(target.real)
-    if existing is not None:
-        if not _is_node_of(existing, devices.number(device)):
-            raise FailedPrecondition(f"{target} is in use: {existing.source}{existing.root} is mounted there")
-        return
-    with _opened(target) as name:
-        await _run("bind", str(device), name, "rw")
+    existing, number = at(target.real), devices.number(device)
+    if existing is None:
+        with _opened(target) as name:
+            await _run("bind", str(device), name, "rw")
+    elif existing.device == number:
+        raise AlreadyExists("mount", str(target), "as a filesystem, not as a raw block device")
+    elif not _is_node_of(existing, number):
+        raise FailedPrecondition(f"{target} is in use: {existing.source}{existing.root} is mounted there")
 
 
 async def ensure_unmounted(target: CheckedPath) -> None:

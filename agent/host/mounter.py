@@ -12,6 +12,7 @@ import ctypes
 import os
 import re
 import sys
+from collections.abc import Sequence
 
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 442
 """System call numbers, the same on x86-64, aarch64 and whatever else SPDK runs on."""
@@ -23,17 +24,17 @@ _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 _UMOUNT_NOFOLLOW = 8
 
 # linux/mount.h: MOUNT_ATTR_...
-_RDONLY, _NOSUID, _NODEV, _NOEXEC, _NODIRATIME, _NOSYMFOLLOW = 0x1, 0x2, 0x4, 0x8, 0x80, 0x200000
-_ATIME, _NOATIME, _STRICTATIME = 0x70, 0x10, 0x20
+RDONLY, NOSUID, NODEV, NOEXEC, NODIRATIME, NOSYMFOLLOW = 0x1, 0x2, 0x4, 0x8, 0x80, 0x200000
+_ATIME, NOATIME, STRICTATIME = 0x70, 0x10, 0x20
 
 _ATTRIBUTES = {
-    "suid": (0, _NOSUID), "nosuid": (_NOSUID, 0),
-    "dev": (0, _NODEV), "nodev": (_NODEV, 0),
-    "exec": (0, _NOEXEC), "noexec": (_NOEXEC, 0),
-    "symfollow": (0, _NOSYMFOLLOW), "nosymfollow": (_NOSYMFOLLOW, 0),
-    "diratime": (0, _NODIRATIME), "nodiratime": (_NODIRATIME, 0),
-    "atime": (0, _NOATIME), "noatime": (_NOATIME, _ATIME),
-    "strictatime": (_STRICTATIME, _ATIME), "nostrictatime": (0, _STRICTATIME),
+    "suid": (0, NOSUID), "nosuid": (NOSUID, 0),
+    "dev": (0, NODEV), "nodev": (NODEV, 0),
+    "exec": (0, NOEXEC), "noexec": (NOEXEC, 0),
+    "symfollow": (0, NOSYMFOLLOW), "nosymfollow": (NOSYMFOLLOW, 0),
+    "diratime": (0, NODIRATIME), "nodiratime": (NODIRATIME, 0),
+    "atime": (0, NOATIME), "noatime": (NOATIME, _ATIME),
+    "strictatime": (STRICTATIME, _ATIME), "nostrictatime": (0, STRICTATIME),
     "relatime": (0, _ATIME), "norelatime": (0, 0),
 }  # fmt: skip
 """Options of mount(8) that are the mount's and not the filesystem's: the bits to set after those to clear."""
@@ -52,7 +53,7 @@ def mount(fs_type: str, device: str, target: str, options: list[str]) -> None:
     """Mount the filesystem on `device` at the directory `target`."""
     place = os.open(target, os.O_PATH | os.O_CLOEXEC)
     context = _call("the kernel does not know it", _FSOPEN, fs_type.encode(), _CLOEXEC)
-    attributes, own = _split(options)
+    attributes, own = split(options)
     _configure(context, _SET_STRING, "source", device)
     for option in own:
         name, separator, value = option.partition("=")
@@ -70,7 +71,7 @@ def bind(source: str, target: str, mode: str) -> None:
     place = os.open(target, os.O_PATH | os.O_CLOEXEC)
     tree = _call("", _OPEN_TREE, _AT_FDCWD, os.fsencode(source), _TREE_CLONE | _TREE_CLOEXEC)
     if mode == "ro":
-        wanted = (ctypes.c_uint64 * 4)(_RDONLY)  # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+        wanted = (ctypes.c_uint64 * 4)(RDONLY)  # struct mount_attr: attr_set, attr_clr, propagation, userns_fd
         _call("", _MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.addressof(wanted), ctypes.sizeof(wanted))
     _move(tree, place)
 
@@ -82,7 +83,7 @@ def unmount(folder: str, name: str) -> None:
         raise Failed(os.strerror(ctypes.get_errno()))
 
 
-def _split(options: list[str]) -> tuple[int, list[str]]:
+def split(options: Sequence[str]) -> tuple[int, list[str]]:
     """Attributes of the mount, and what is the filesystem's; of options that contradict each other the last counts."""
     attributes, own, read_only = 0, [], False
     for option in [part for text in options for part in _PARTS.findall(text)]:
@@ -93,7 +94,7 @@ def _split(options: list[str]) -> tuple[int, list[str]]:
             attributes = attributes & ~cleared | wanted
         elif option not in _IGNORED and not option.startswith(("x-", "comment=")):
             own.append(option)
-    return (attributes | _RDONLY, [*own, "ro"]) if read_only else (attributes, own)
+    return (attributes | RDONLY, [*own, "ro"]) if read_only else (attributes, own)
 
 
 def _configure(context: int, command: int, name: str = "", value: str = "") -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -48,12 +48,17 @@ PACKAGES: Mapping[str, str] = {
     "smartctl": "smartmontools",
     "umount": "mount",
     "xfs_growfs": "xfsprogs",
+    "xfs_logprint": "xfsprogs",
     "xfs_repair": "xfsprogs",
 }
 """Debian package of each program we call."""
 
 _SEARCH_AFTER_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _DIE_WITH_PARENT = 'if [ "$PPID" = "$0" ]; then exec "$@"; fi; exit 1'
+
+
+Watch = Callable[[str], bool]
+"""Gets a line of output; returns whether it is progress only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +71,24 @@ class Completed:
 
 
 async def run(
-    argv: Sequence[str], *, timeout_s: float, input: bytes | None = None, ok_codes: Collection[int] = (0,)
+    argv: Sequence[str],
+    *,
+    timeout_s: float | None,
+    input: bytes | None = None,
+    ok_codes: Collection[int] = (0,),
+    watch: Watch | None = None,
 ) -> Completed:
     """Run a program to its end, in the C locale, with stdin closed or fed with `input`.
+
+    `timeout_s` None: for as long as it takes. `watch` gets each line of stdout as it comes, and keeps out of the result
+    those that it says are progress.
 
     Raises CommandFailed for an exit code outside `ok_codes` (negative: killed by that signal) or too much output,
     DeadlineExceeded after `timeout_s` seconds, FailedPrecondition when the program is not installed, Unavailable when
     the machine cannot start a process now. After a deadline or a cancellation the whole process group is gone.
     """
     command = _guarded(argv)
-    output = _Captured(argv)
+    output = _Captured(argv, watch)
     try:
         process = _start(command, input, output.stdout, output.stderr)
         output.follow(process.pid)
@@ -160,8 +173,10 @@ async def spawn(argv: Sequence[str], *, log: logging.Logger) -> Process:
 class _Captured:
     """What a program prints: all of stdout, unless it is too much, and the end of stderr."""
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], watch: Watch | None) -> None:
         self._argv = argv
+        self._watch = watch
+        self._line = b""
         self._pid = 0
         self._out, self._err, self._is_too_much = bytearray(), bytearray(), False
         with _descriptors():
@@ -191,15 +206,21 @@ class _Captured:
         text = self._err.decode(errors="surrogateescape")
         if code not in ok_codes:
             raise CommandFailed(self._argv, code, text)
+        self._out += self._line
         return Completed(self._out.decode(errors="surrogateescape"), text, code)
 
     def _take_out(self, chunk: bytes) -> None:
         if self._is_too_much:
             return
-        self._out += chunk
-        if len(self._out) > MAX_OUTPUT_BYTES:
+        self._out += chunk if self._watch is None else self._kept(chunk, self._watch)
+        if len(self._out) + len(self._line) > MAX_OUTPUT_BYTES:
             self._is_too_much = True
             _signal_group(self._pid, signal.SIGKILL)
+
+    def _kept(self, chunk: bytes, watch: Watch) -> bytes:
+        """What is no progress of the lines that `chunk` completes."""
+        *lines, self._line = (self._line + chunk).split(b"\n")
+        return b"".join(line + b"\n" for line in lines if not watch(line.decode(errors="surrogateescape")))
 
     def _take_err(self, chunk: bytes) -> None:
         self._err += chunk

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import FailedPrecondition
-from agent.host import blkid, filesystem
+from agent.host import blkid, filesystem, mount_options
 from agent.host.blkid import Content
 from agent.host.journal import Journal
 from agent.model import Volume
+from agent.volumes.long_work import Progress
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,11 @@ class Filesystem:
     mount_flags: tuple[str, ...] = ()
     mkfs_options: tuple[str, ...] = ()
 
+    @property
+    def is_readonly(self) -> bool:
+        """Whether the flags make the mount read-only. The volume itself may be written to, to format or to check it."""
+        return mount_options.is_readonly(self.mount_flags)
+
 
 class Formatter:
     """`intents`: where the journal is, on a filesystem that survives power loss."""
@@ -38,7 +44,9 @@ class Formatter:
     def __init__(self, intents: Path) -> None:
         self._intents = Journal(intents)
 
-    async def ensure(self, volume: Volume, device: Path, wanted: Filesystem, *, readonly: bool) -> Content:
+    async def ensure(
+        self, volume: Volume, device: Path, wanted: Filesystem, progress: Progress, *, readonly: bool
+    ) -> Content:
         """Make sure that the device carries the wanted filesystem, checked and ready to mount. Returns what was found.
 
         FailedPrecondition, with nothing changed, when anything else is on it, when it is blank and `readonly`, or
@@ -49,6 +57,7 @@ class Formatter:
         if found.blank or remains:
             if readonly:
                 raise FailedPrecondition(f"volume {volume.meta.name} is blank: stage it writable once to format it")
+            progress.doing(f"being formatted with {wanted.fs_type}")
             await self._format(volume, device, wanted, clear=remains)
             return found
         await self._intents.remove(volume.meta.name)
@@ -58,7 +67,8 @@ class Formatter:
                 "it was left as it is"
             )
         if not readonly:
-            await filesystem.check(device, wanted.fs_type)
+            progress.doing(f"having its {wanted.fs_type} checked")
+            await filesystem.check(device, wanted.fs_type, progress.reached)
         return found
 
     async def forget(self, volume: Volume) -> None:

@@ -18,6 +18,12 @@ _ANSWER_SHARE, _ANSWER_MAX_S = 0.2, 0.5
 """What is left of a caller's patience for carrying the answer back: a share, but not more than so many seconds."""
 
 
+def patience_s() -> float:
+    """How long the current caller can be let wait and still get an answer, in seconds: 0 or more, `math.inf`."""
+    left_s = caller_waits_until.get() - time.monotonic()
+    return max(0.0, left_s - min(_ANSWER_MAX_S, _ANSWER_SHARE * left_s))
+
+
 class VolumeGuard:
     """Locks by volume id (or path) that exist only while somebody holds or awaits them."""
 
@@ -68,9 +74,7 @@ class VolumeGuard:
 
     @staticmethod
     async def _acquire(lock: asyncio.Lock, volume: str, wait_s: float) -> None:
-        patience_s = caller_waits_until.get() - time.monotonic()
-        patience_s -= min(_ANSWER_MAX_S, _ANSWER_SHARE * patience_s)
         try:
-            await asyncio.wait_for(lock.acquire(), max(0.0, min(wait_s, patience_s)))
+            await asyncio.wait_for(lock.acquire(), min(wait_s, patience_s()))
         except TimeoutError:
             raise Busy(f"another operation on volume {volume} is in progress; repeat the call") from None

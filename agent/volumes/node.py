@@ -10,12 +10,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import FailedPrecondition, NotFound, QuarryError, Unavailable
+from agent.errors import Busy, FailedPrecondition, NotFound, QuarryError, Unavailable
 from agent.host import blkid, filesystem, holders, mount
 from agent.host import device as devices
 from agent.host.paths import CheckedPath, check_path
@@ -24,15 +24,19 @@ from agent.volumes import fault, publishing
 from agent.volumes.formatting import Filesystem, Formatter
 from agent.volumes.freezing import Freezer
 from agent.volumes.frontends import FrontendDriver
+from agent.volumes.growth import Growth
 from agent.volumes.guard import VolumeGuard
+from agent.volumes.leftovers import Leftovers
+from agent.volumes.long_work import LongWork, Progress
+from agent.volumes.staging import Staging, recorded_bytes
+from agent.volumes.volume_stats import VolumeStats
 
 __all__ = ["Block", "Filesystem", "NodeVolumes", "VolumeMode", "VolumeStats"]
 
 RESIZE_TIMEOUT_S = 15.0
-THAW_RETRY_MIN_S, THAW_RETRY_MAX_S = 0.1, 10.0
 _POLL_S = 0.02
-_GROW_SLACK_BYTES = 16 << 20
-"""A filesystem is grown at stage only when this much is missing: sizes never match to the byte."""
+_STAGE, _EXPAND = "stage", "expand"
+"""Kinds of work."""
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +47,6 @@ class Block:
 
 
 VolumeMode = Filesystem | Block
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeStats:
-    """Use of a published volume. A raw block device has a total only."""
-
-    total_bytes: int
-    used_bytes: int = 0
-    available_bytes: int = 0
-    total_inodes: int = 0
-    used_inodes: int = 0
-    available_inodes: int = 0
-    problem: str = ""
-    """What is wrong with it on this machine, and the remedy; empty: nothing."""
 
 
 class NodeVolumes:
@@ -77,15 +67,20 @@ class NodeVolumes:
         self._node_name = node_name
         self._roots = tuple(mount_roots)
         self._frontends = dict(frontends)
-        self._formatter = Formatter(state_dir / "formatting")
-        self._freezer = Freezer(state_dir / "frozen", freeze_timeout_s)
         self._guard = VolumeGuard()
+        self._work = LongWork()
+        self._freezer = Freezer(state_dir / "frozen", freeze_timeout_s)
+        self._growth = Growth()
+        formatter = Formatter(state_dir / "formatting")
+        self._staging = Staging(formatter, self._growth)
+        self._leftovers = Leftovers(self._frontends, formatter, self._freezer, self._guard)
 
     async def stage(self, volume: Volume, staging_path: Path, mode: VolumeMode, *, readonly: bool = False) -> None:
         """Attach the volume and, as a filesystem, mount it at `staging_path`, formatted first if it is blank.
 
-        FailedPrecondition: not published to this node, other data on it, in use in another way. InvalidArgument for
-        the path or the options. Unavailable: the target cannot be reached now.
+        Goes on when the caller leaves, and is joined by a repetition. AlreadyExists: staged there in another way.
+        FailedPrecondition: not published to this node, other data on it, in use elsewhere. InvalidArgument for the
+        path or the options. Busy: it takes longer. Unavailable: the target cannot be reached now.
         """
         attachment = self._attachment(volume)
         path = check_path("staging_target_path", staging_path, self._roots)
@@ -93,20 +88,26 @@ class NodeVolumes:
             publishing.refuse_shared_filesystem(attachment)
             filesystem.check_options(mode.fs_type, mode.mount_flags, mode.mkfs_options)
         devices.require_admin()
-        async with self._hold(volume.meta.name, path), self._attached(volume) as device:
+        driver, readonly = self._driver(volume), readonly or attachment.readonly
+
+        async def work(progress: Progress) -> None:
             if isinstance(mode, Block):
-                publishing.refuse_filesystem_use(device)
-                await self._formatter.forget(volume)
-                return
-            path.make_directory()
-            await self._mount(volume, device, path, mode, readonly=readonly or attachment.readonly)
+                await self._staging.raw(driver, volume, path)
+            else:
+                await self._staging.mounted(driver, volume, path, mode, progress, readonly=readonly)
+
+        request = (_STAGE, path.real, mode, readonly)
+        await self._work.run(volume.meta.name, request, lambda: self._take(volume.meta.name, path), work)
 
     async def unstage(self, volume_id: str, volume: Volume | None, staging_path: Path) -> None:
         """Unmount and detach. Never staged, or volume unknown: fine. FailedPrecondition while still published.
 
+        Busy while it is formatted or checked, which goes on, unless the volume was deleted or taken from this node.
         Unavailable while a filesystem is still being written back: detaching would lose what was written last.
         """
         path = check_path("staging_target_path", staging_path, self._roots)
+        if volume is None or _attachment_of(volume, self._node_name) is None:
+            await self._work.end(volume_id)
         async with self._hold(volume_id, path):
             staged = mount.at(path.real)
             device = await self._driver(volume).find(volume) if volume is not None else None
@@ -128,19 +129,22 @@ class NodeVolumes:
             for driver in drivers:
                 await driver.detach(volume_id, volume)
             await self._freezer.forget(volume_id)
+            self._growth.forget(volume_id)
+            await self._work.end(volume_id)  # none goes on now, but the result of one may be left
 
     async def publish(
         self, volume: Volume, staging_path: Path, target_path: Path, mode: VolumeMode, *, readonly: bool
     ) -> None:
         """Make a staged volume visible at `target_path`: bind mount, or the node of its block device on a file.
 
-        FailedPrecondition: not staged, target in use. InvalidArgument: a path.
+        AlreadyExists: it is there in another way. FailedPrecondition: not staged, or not in this way, target in use.
+        InvalidArgument: a path.
         """
         attachment = self._attachment(volume)
         staging = check_path("staging_target_path", staging_path, self._roots)
         target = check_path("target_path", target_path, self._roots)
         devices.require_admin()
-        readonly = readonly or attachment.readonly
+        readonly = readonly or attachment.readonly or (isinstance(mode, Filesystem) and mode.is_readonly)
         async with self._hold(volume.meta.name, staging, target):
             device = await self._driver(volume).find(volume)
             if device is None:
@@ -151,7 +155,7 @@ class NodeVolumes:
                 if isinstance(mode, Block):
                     await publishing.bind_block(device, target, readonly=readonly)
                 else:
-                    await publishing.bind_filesystem(device, staging, target, readonly=readonly)
+                    await publishing.bind_filesystem(device, staging, target, mode, readonly=readonly)
             except QuarryError:
                 publishing.remove_unless_mounted(target)
                 raise
@@ -171,31 +175,44 @@ class NodeVolumes:
     async def expand(self, volume: Volume, path: Path) -> int:
         """Let the device and the filesystem on it grow to the volume's size, in use; returns the device's bytes.
 
-        NotFound when the volume is not at `path`; Unavailable when the kernel does not see the new size.
+        Goes on when the caller leaves, and is joined by a repetition. NotFound when the volume is not at `path`;
+        OutOfRange when its filesystem can never be of that size; Unavailable when the kernel does not see the new size.
         """
-        async with self._guard.hold(volume.meta.name):
+        name = volume.meta.name
+
+        async def work(progress: Progress) -> int:
             device = await self._device_at(volume, path)
             devices.require_admin()
             await self._driver(volume).rescan(volume, device)
-            size = await _wait_for_size(device, _recorded_bytes(volume))
+            size = await _wait_for_size(device, recorded_bytes(volume))
             mounts = [found for found in mount.uses(device) if not mount.is_node(found.target, device)]
             if mounts:
                 writable = [found for found in mounts if not found.readonly]
                 if not writable:
-                    raise FailedPrecondition(f"volume {volume.meta.name} is mounted read-only, so it cannot grow")
-                await filesystem.grow(device, writable[0].fs_type, writable[0].target)
+                    raise FailedPrecondition(f"volume {name} is mounted read-only, so it cannot grow")
+                progress.doing("having its filesystem grown")
+                await self._growth.now(volume, device, writable[0].fs_type, writable[0].target)
             return size
 
+        return await self._work.run(name, (_EXPAND, path, recorded_bytes(volume)), lambda: self._take(name), work)
+
     async def stats(self, volume: Volume, path: Path) -> VolumeStats:
-        """Bytes and inodes of the volume at `path`; a raw block device: its size. NotFound when it is not there."""
-        device = await self._device_at(volume, path)
+        """Bytes and inodes of the volume at `path`; a raw block device: its size. NotFound when it is not there.
+
+        At the path where it is being staged: how far that is.
+        """
         real = _real(path)
+        if doing := self._work.progress(volume.meta.name, _STAGE, real):
+            return VolumeStats(recorded_bytes(volume), problem=f"it cannot be used yet: it is {doing}")
+        device = await self._device_at(volume, path)
         found = mount.at(real)
         if found is None:
             raise NotFound("published volume", str(path))
         if mount.is_node(real, device):
             return VolumeStats(total_bytes=devices.size_bytes(device))
         usage = filesystem.usage(real)
+        doing = self._work.progress(volume.meta.name, _EXPAND)
+        problem = fault.of_filesystem(mount.uses(device), real)
         return VolumeStats(
             usage.total_bytes,
             usage.used_bytes,
@@ -203,7 +220,8 @@ class NodeVolumes:
             usage.total_inodes,
             usage.used_inodes,
             usage.available_inodes,
-            fault.of_filesystem(mount.uses(device), real),
+            problem or ("" if doing else await self._growth.problem(volume, device, usage)),
+            f"it is {doing}" if doing else "",
         )
 
     @asynccontextmanager
@@ -231,19 +249,7 @@ class NodeVolumes:
 
     async def thaw_leftovers(self) -> None:
         """Thaw what was frozen when an earlier run of the agent was killed; returns when all is, trying again."""
-        left, delay = self._freezer.noted(), THAW_RETRY_MIN_S
-        while left:
-            failed = []
-            for name in left:
-                try:
-                    async with self._guard.hold(name):
-                        await self._freezer.thaw(name)
-                except QuarryError as error:
-                    log.warning("volume %s may still be frozen: %s", name, error)
-                    failed.append(name)
-            left = failed
-            await asyncio.sleep(delay if left else 0)
-            delay = min(2 * delay, THAW_RETRY_MAX_S)
+        await self._leftovers.thaw()
 
     async def release_leftovers(self, volumes: Sequence[Volume]) -> list[str]:
         """Detach what a crash left behind: devices of volumes that are not published to this node and not in use.
@@ -252,71 +258,33 @@ class NodeVolumes:
         not be written yet.
         """
         wanted = {volume.meta.name for volume in volumes if _attachment_of(volume, self._node_name)}
-        by_name = {volume.meta.name: volume for volume in volumes}
-        released = []
-        for driver in self._frontends.values():
-            for name in set(await driver.known()) - wanted:
-                volume = by_name.get(name)
-                try:
-                    async with self._guard.hold(name):
-                        device = await driver.find(volume) if volume else None
-                        if device is None or not mount.uses(device):
-                            await driver.detach(name, volume)
-                            released.append(name)
-                except QuarryError as error:
-                    log.warning("the device of volume %s is left attached: %s", name, error)
-        try:
-            await self._formatter.forget_all_but(by_name)
-        except QuarryError as error:
-            log.warning("notes of deleted volumes stay: %s", error)
-        return sorted(released)
+        return await self._leftovers.release(volumes, wanted)
+
+    async def stop(self) -> None:
+        """End the work that goes on without a caller; the next agent begins it anew when it is asked for."""
+        await self._work.stop()
 
     @asynccontextmanager
     async def _hold(self, volume_id: str, *paths: CheckedPath) -> AsyncIterator[None]:
-        """Hold the volume and the paths: a call for another volume may name the same ones."""
-        async with AsyncExitStack() as held:
-            await held.enter_async_context(self._guard.hold(volume_id))
-            for path in sorted({str(path) for path in paths}):
-                await held.enter_async_context(self._guard.hold(path))
-            yield
-
-    @asynccontextmanager
-    async def _attached(self, volume: Volume) -> AsyncIterator[Path]:
-        """The device for the block; when the block fails and the device is new and unused, it is detached again."""
-        driver = self._driver(volume)
-        before = await driver.find(volume)
+        release = await self._take(volume_id, *paths)
         try:
-            device = await driver.attach(volume)
-            _check_size(volume, device)
-            if devices.is_readonly(device) and not mount.uses(device):  # left by a read-only raw block publication
-                await devices.set_readonly(device, False)
-            yield device
-        except QuarryError:
-            if before is None:
-                await _detach_unused(driver, volume)
-            raise
+            yield
+        finally:
+            release()
 
-    async def _mount(
-        self, volume: Volume, device: Path, path: CheckedPath, mode: Filesystem, *, readonly: bool
-    ) -> None:
-        elsewhere = sorted(str(found.target) for found in mount.uses(device) if found.target != path.real)
-        small = False
-        if mount.at(path.real) is None:
-            if elsewhere:
-                raise FailedPrecondition(f"volume {volume.meta.name} is in use at {', '.join(elsewhere)}")
-            found = await self._formatter.ensure(volume, device, mode, readonly=readonly)
-            # A clone, or a volume expanded while it was nowhere mounted, has a filesystem smaller than its device.
-            small = not readonly and 0 < found.filesystem_bytes < devices.size_bytes(device) - _GROW_SLACK_BYTES
-        if small and not filesystem.can_grow_mounted(mode.fs_type):
-            await filesystem.grow_unmounted(device)
-            small = False
-        # nouuid: a clone may be mounted beside its source.
-        own = [*(["ro"] if readonly else []), *(["nouuid"] if mode.fs_type == "xfs" else [])]
-        shared = len(volume.spec.attachments) > 1
-        put = publishing.mount_shared_filesystem if shared else publishing.mount_filesystem
-        await put(device, path, mode, own)
-        if small:
-            await filesystem.grow(device, mode.fs_type, path.real)
+    async def _take(self, volume_id: str, *paths: CheckedPath) -> Callable[[], None]:
+        """Hold the volume and the paths (a call for another volume may name the same ones) until what is returned runs.
+
+        Busy: others hold them, with what they do where that is known.
+        """
+        with ExitStack() as held:
+            for name in (volume_id, *sorted({str(path) for path in paths})):
+                try:
+                    await self._guard.acquire(name)
+                except Busy as error:
+                    raise self._work.busy(volume_id) or error from None
+                held.callback(self._guard.release, name)
+            return held.pop_all().close
 
     async def _device_at(self, volume: Volume, path: Path) -> Path:
         device = await self._driver(volume).find(volume)
@@ -351,23 +319,6 @@ async def _who_has(volume_id: str, device: Path) -> str:
     return f"volume {volume_id} is still being written back; repeat the call"
 
 
-async def _detach_unused(driver: FrontendDriver, volume: Volume) -> None:
-    """A final error must leave nothing behind; failing at that is told in the log, the first error to the caller."""
-    try:
-        device = await driver.find(volume)
-        if device is None or not mount.uses(device):
-            await driver.detach(volume.meta.name, volume)
-    except QuarryError as error:
-        log.warning("the device of volume %s is left attached: %s", volume.meta.name, error)
-
-
-def _check_size(volume: Volume, device: Path) -> None:
-    """A device smaller than the volume is not this volume, or a stale view of it: nothing is written to it."""
-    size, recorded = devices.size_bytes(device), _recorded_bytes(volume)
-    if size < recorded:
-        raise FailedPrecondition(f"{device} has {size} bytes where volume {volume.meta.name} has {recorded}")
-
-
 async def _wait_for_size(device: Path, at_least: int) -> int:
     deadline = time.monotonic() + RESIZE_TIMEOUT_S
     while (size := devices.size_bytes(device)) < at_least:
@@ -375,10 +326,6 @@ async def _wait_for_size(device: Path, at_least: int) -> int:
             raise Unavailable(f"{device} still has {size} bytes of {at_least}")
         await asyncio.sleep(_POLL_S)
     return size
-
-
-def _recorded_bytes(volume: Volume) -> int:
-    return max(volume.status.size_bytes, volume.spec.size_bytes)
 
 
 def _attachment_of(volume: Volume, node_name: str) -> Attachment | None:

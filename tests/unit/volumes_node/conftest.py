@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from agent.errors import Busy
+from agent.host.process import find_program
 from agent.model import (
     Attachment,
     Frontend,
@@ -27,6 +31,7 @@ from agent.volumes.frontends import LoopFrontend
 from agent.volumes.names import volume_id
 from agent.volumes.node import NodeVolumes
 
+T = TypeVar("T")
 NODE = "node-a"
 MIB = 1 << 20
 SIZES = {"ext4": 64 * MIB, "xfs": 320 * MIB, "btrfs": 128 * MIB}
@@ -49,6 +54,16 @@ def have(*programs: str) -> str | None:
 def _able(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("root") and (reason := have("mkfs.ext4")):
         pytest.skip(reason)
+
+
+async def until_done(call: Callable[[], Awaitable[T]]) -> T:
+    """As a caller that repeats the call while it is told to."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await call()
+            except Busy:
+                await asyncio.sleep(0.05)
 
 
 @dataclass
@@ -139,3 +154,20 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     finally:
         made.clean()
         assert made.mounted() == []
+
+
+Programs = Callable[[str, str], None]
+
+
+@pytest.fixture
+def programs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    """Puts a shell script in the place of a program; "$real" is the program itself."""
+    folder = machine.home / "bin"
+    folder.mkdir()
+
+    def put(name: str, script: str) -> None:
+        (folder / name).write_text(f"#!/bin/sh\nreal={find_program(name)}\n{script}\n")
+        (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    return put

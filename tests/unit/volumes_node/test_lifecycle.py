@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import Busy, FailedPrecondition, InvalidArgument, NotFound, QuarryError
+from agent.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgument, NotFound, QuarryError
 from agent.host import filesystem
 from agent.host.process import find_program
 from agent.model import AccessMode, Attachment, Volume
@@ -129,7 +129,7 @@ async def test_readonly_filesystem(machine: Machine) -> None:
         await node.publish(volume, staging, machine.mounts / "ro", EXT4, readonly=True)
     with pytest.raises(OSError, match="Read-only"):
         (machine.mounts / "ro" / "x").touch()
-    with pytest.raises(FailedPrecondition, match="read-only already"):
+    with pytest.raises(AlreadyExists, match="as read-only"):
         await node.publish(volume, staging, machine.mounts / "ro", EXT4, readonly=False)
     await node.publish(volume, staging, machine.mounts / "rw", EXT4, readonly=False)
     (machine.mounts / "rw" / "x").touch()
@@ -157,16 +157,18 @@ async def test_a_filesystem_that_several_nodes_read_is_never_written_to(
     if find_program(f"mkfs.{fs_type}") is None:
         pytest.skip(f"mkfs.{fs_type} is not installed")
     node, mode, staging = machine.node(), Filesystem(fs_type), machine.path("staging")
-    volume, torn = machine.volume("v", size_bytes), machine.volume("torn", size_bytes)
+    volume, torn, snapshot = (machine.volume(name, size_bytes) for name in ("v", "torn", "snapshot"))
     await node.stage(volume, staging, mode)
     with (staging / "file").open("w") as file:
         file.write("kept")
         file.flush()
         os.fsync(file.fileno())
     shutil.copyfile(machine.files[volume.meta.name], machine.files[torn.meta.name])  # as after a power failure
+    async with node.frozen(volume):
+        shutil.copyfile(machine.files[volume.meta.name], machine.files[snapshot.meta.name])
     await node.unstage(volume.meta.name, volume, staging)
 
-    for each, clean in ((volume, True), (torn, False)):
+    for each, clean in ((volume, True), (snapshot, True), (torn, False)):
         before = machine.files[each.meta.name].read_bytes()
         for _ in range(2):
             if clean:
@@ -247,8 +249,10 @@ async def test_order_is_enforced_forward(machine: Machine) -> None:
     await node.stage(volume, staging, EXT4)
     with pytest.raises(FailedPrecondition, match="stage it first"):
         await node.publish(volume, machine.path("other"), target, EXT4, readonly=False)
-    with pytest.raises(FailedPrecondition, match="as a filesystem"):
+    with pytest.raises(AlreadyExists, match="as a filesystem"):
         await node.stage(volume, staging, Block())
+    with pytest.raises(FailedPrecondition, match="as a filesystem"):
+        await node.stage(volume, machine.path("other"), Block())
     with pytest.raises(FailedPrecondition, match="in use at"):
         await node.stage(volume, machine.path("other"), EXT4)
     await node.publish(volume, staging, target, EXT4, readonly=False)

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.errors import FailedPrecondition, QuarryError
+from agent.errors import AlreadyExists, QuarryError
 from agent.host.mount import Mount, table
-from agent.host.process import find_program
 from agent.volumes.node import Block, Filesystem, VolumeMode
 
-from .conftest import Machine
+from .conftest import Machine, Programs
 
 pytestmark = pytest.mark.root
 EXT4 = Filesystem()
-
-Programs = Callable[[str, str], None]
-
-
-@pytest.fixture
-def programs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """Puts a shell script in the place of a program; "$real" is the program itself."""
-    folder = machine.home / "bin"
-    folder.mkdir()
-
-    def put(name: str, script: str) -> None:
-        (folder / name).write_text(f"#!/bin/sh\nreal={find_program(name)}\n{script}\n")
-        (folder / name).chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-
-    return put
 
 
 def at(path: Path) -> Mount | None:
@@ -117,7 +98,7 @@ async def test_what_is_published_writable_is_not_made_read_only_under_its_user(m
     volume, staging, target, node = machine.volume(), machine.path("staging"), machine.mounts / "target", machine.node()
     await node.stage(volume, staging, EXT4)
     await node.publish(volume, staging, target, EXT4, readonly=False)
-    with pytest.raises(FailedPrecondition, match="writable already"):
+    with pytest.raises(AlreadyExists, match="as writable, not read-only"):
         await node.publish(volume, staging, target, EXT4, readonly=True)
     (target / "x").touch()
 

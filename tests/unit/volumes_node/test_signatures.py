@@ -87,14 +87,15 @@ async def test_data_of_files_that_look_like_signatures(machine: Machine, fs_type
         pytest.skip(reason)
     size = SIZES[fs_type]
     volume, staging = machine.volume("v", size), machine.path("staging")
-    node, mode = machine.node(), Filesystem(fs_type)
-    # btrfs spreads what it checksums: as plain data, in place.
+    # Plain data in place (btrfs), and files up to the last block of the device (ext4).
     flags = ("nodatacow",) if fs_type == "btrfs" else ()
-    await node.stage(volume, staging, Filesystem(fs_type, flags))
+    mode = Filesystem(fs_type, flags, ("-b", "1024") if fs_type == "ext4" else ())
+    node = machine.node()
+    await node.stage(volume, staging, mode)
     fill(staging / "data")
     await node.unstage(volume.meta.name, volume, staging)
     blocks = layout(machine.files[volume.meta.name])
-    await node.stage(volume, staging, Filesystem(fs_type, flags))
+    await node.stage(volume, staging, mode)
     written, fooled = [], []
     for name, signature in SIGNATURES.items():
         places = signature(size)
@@ -109,7 +110,7 @@ async def test_data_of_files_that_look_like_signatures(machine: Machine, fs_type
         await node.unstage(volume.meta.name, volume, staging)
         with pytest.raises(FailedPrecondition, match="left as it is"):
             await node.stage(volume, staging, Filesystem("btrfs" if fs_type == "xfs" else "xfs"))
-        await node.stage(volume, staging, Filesystem(fs_type, flags))
+        await node.stage(volume, staging, mode)
         write_through_file(staging / "data", blocks, [(offset, bytes(len(data))) for offset, data in places])
     assert len(fooled) > 2, f"libblkid was fooled by {fooled} of {written} only: the test shows little"
 

@@ -1,0 +1,112 @@
+"""A filesystem smaller than its volume is grown when it is staged; one that cannot grow is mounted all the same."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.errors import OutOfRange
+from agent.host import filesystem
+from agent.volumes.node import Filesystem
+
+from .conftest import MIB, Machine, Programs, have
+
+pytestmark = pytest.mark.root
+EXT4 = Filesystem()
+TIB = 1 << 40
+
+
+def facts(device: Path) -> dict[str, str]:
+    shown = subprocess.run(["dumpe2fs", "-h", device], capture_output=True, text=True, check=True).stdout
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in shown.splitlines())}
+
+
+@pytest.mark.parametrize("mib", [8, 12, 64, 511, 512])
+async def test_a_small_ext4_grows_to_nearly_16_tib(machine: Machine, mib: int) -> None:
+    """As large as a file of the host may be, if that is less."""
+    volume, staging, node = machine.volume("v", mib * MIB), machine.path("staging"), machine.node()
+    await node.stage(volume, staging, EXT4)
+    (staging / "file").write_text("kept")
+    await node.unstage(volume.meta.name, volume, staging)
+    found = facts(machine.files[volume.meta.name])
+    assert (found["Block size"], found["Inode size"]) == ("4096", "256")
+    assert "has_journal" in found["Filesystem features"]
+    assert int(found["Inodes per group"]) * (16 * TIB // (int(found["Blocks per group"]) * 4096)) < 1 << 32
+    try:
+        volume = machine.grown(volume, 2 * TIB)
+    except OSError:
+        pytest.skip("the filesystem of the host has no files of 2 TiB")
+    await node.stage(volume, staging, EXT4)
+    assert (staging / "file").read_text() == "kept"
+    assert filesystem.usage(staging).total_bytes > 1.9 * TIB
+    assert (await node.stats(volume, staging)).problem == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "inodes"),
+    [(("-b", "1024"), "1024", None), (("-T", "small"), "1024", None), (("-i", "4096"), "4096", "16384")],
+)
+async def test_what_the_class_says_counts(
+    machine: Machine, options: tuple[str, ...], size: str, inodes: str | None
+) -> None:
+    volume = machine.volume()
+    await machine.node().stage(volume, machine.path("staging"), Filesystem("ext4", (), options))
+    await machine.node().unstage(volume.meta.name, volume, machine.path("staging"))
+    found = facts(machine.files[volume.meta.name])
+    assert found["Block size"] == size
+    assert inodes in (None, found["Inode count"])
+
+
+async def test_one_that_cannot_grow_is_mounted_at_its_size_and_says_so(machine: Machine) -> None:
+    volume, staging, node = machine.volume(), machine.path("staging"), machine.node()
+    mode = Filesystem("ext4", (), ("-b", "1024"))
+    await node.stage(volume, staging, mode)
+    (staging / "file").write_text("kept")
+    await node.unstage(volume.meta.name, volume, staging)
+    try:
+        volume = machine.grown(volume, 2 * TIB)
+    except OSError:
+        pytest.skip("the filesystem of the host has no files of 2 TiB")
+    for _ in range(2):
+        await node.stage(volume, staging, mode)
+        assert (staging / "file").read_text() == "kept"
+    problem = (await node.stats(volume, staging)).problem
+    assert f"has {64 * MIB} of its {2 * TIB} bytes and could not be grown (" in problem
+    assert "too many block group descriptors" in problem
+    assert "copied to a new volume" in problem
+    with pytest.raises(OutOfRange, match="copied to a new volume"):
+        await node.expand(volume, staging)
+    # The next agent finds out by itself.
+    problem = (await machine.node().stats(volume, staging)).problem
+    assert f"has {64 * MIB} of its {2 * TIB} bytes" in problem
+
+
+@pytest.mark.parametrize("fs_type", ["xfs", "btrfs"])
+async def test_the_others_say_so_too(machine: Machine, programs: Programs, fs_type: str) -> None:
+    if reason := have(f"mkfs.{fs_type}"):
+        pytest.skip(reason)
+    volume, staging = machine.volume("v", 320 * MIB), machine.path("staging")
+    node, mode = machine.node(), Filesystem(fs_type)
+    await node.stage(volume, staging, mode)
+    (staging / "file").write_text("kept")
+    await node.unstage(volume.meta.name, volume, staging)
+    volume = machine.grown(volume, 640 * MIB)
+    name, action = ("xfs_growfs", "*") if fs_type == "xfs" else ("btrfs", "*resize*")
+    programs(name, f'case "$*" in {action}) echo "not this one" >&2; exit 1;; esac; exec "$real" "$@"')
+    await node.stage(volume, staging, mode)
+    assert (staging / "file").read_text() == "kept"
+    assert "could not be grown (not this one)" in (await node.stats(volume, staging)).problem
+    with pytest.raises(OutOfRange, match="not this one"):
+        await node.expand(volume, staging)
+    (machine.home / "bin" / name).unlink()
+    assert await node.expand(volume, staging) == 640 * MIB
+    assert (await node.stats(volume, staging)).problem == ""
+
+
+async def test_a_small_or_full_of_inodes_one_is_not_called_behind(machine: Machine) -> None:
+    for name, size, options in (("tiny", 8, ()), ("inodes", 256, ("-i", "1024"))):
+        volume, staging = machine.volume(name, size * MIB), machine.path(name)
+        await machine.node().stage(volume, staging, Filesystem("ext4", (), options))
+        assert (await machine.node().stats(volume, staging)).problem == ""
