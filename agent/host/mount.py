@@ -106,7 +106,8 @@ async def ensure_mounted(device: Path, target: CheckedPath, fs_type: str, option
     existing = at(target.real)
     if existing is None:
         with _opened(target) as name:
-            await _run("mount", fs_type, str(device), name, *options)
+            # However long it takes: the kernel replays the journal, and would have to begin that again.
+            await _run("mount", fs_type, str(device), name, *options, timeout_s=None)
         return
     number = devices.number(device)
     if _is_node_of(existing, number):
@@ -190,11 +191,11 @@ def _entered(path: CheckedPath, opening: AbstractContextManager[_Value]) -> Iter
         yield value
 
 
-async def _run(action: str, *arguments: str) -> None:
+async def _run(action: str, *arguments: str, timeout_s: float | None = MOUNT_TIMEOUT_S) -> None:
     """CommandFailed, named as the action, with what the kernel said."""
     argv = [sys.executable, "-I", "-S", mounter.__file__, action, *arguments]
     try:
-        await process.run(argv, timeout_s=MOUNT_TIMEOUT_S)
+        await process.run(argv, timeout_s=timeout_s)
     except CommandFailed as error:
         raise CommandFailed([action, *arguments], error.exit_code, error.stderr) from error
 

@@ -212,7 +212,12 @@ class NodeVolumes:
             return VolumeStats(total_bytes=devices.size_bytes(device))
         usage = filesystem.usage(real)
         doing = self._work.progress(volume.meta.name, _EXPAND)
-        problem = fault.of_filesystem(mount.uses(device), real)
+        uses = mount.uses(device)
+        problem = fault.of_filesystem(uses, real)
+        if (
+            not problem and not doing and not all(each.readonly for each in uses)
+        ):  # one that is only read stays as it is
+            problem = await self._growth.problem(volume, device, usage)
         return VolumeStats(
             usage.total_bytes,
             usage.used_bytes,
@@ -220,7 +225,7 @@ class NodeVolumes:
             usage.total_inodes,
             usage.used_inodes,
             usage.available_inodes,
-            problem or ("" if doing else await self._growth.problem(volume, device, usage)),
+            problem,
             f"it is {doing}" if doing else "",
         )
 

@@ -110,3 +110,17 @@ async def test_a_small_or_full_of_inodes_one_is_not_called_behind(machine: Machi
         volume, staging = machine.volume(name, size * MIB), machine.path(name)
         await machine.node().stage(volume, staging, Filesystem("ext4", (), options))
         assert (await machine.node().stats(volume, staging)).problem == ""
+
+
+async def test_one_that_is_only_read_is_not_grown_and_nothing_is_wrong_with_that(machine: Machine) -> None:
+    volume, staging, node = machine.volume(), machine.path("staging"), machine.node()
+    await node.stage(volume, staging, EXT4)
+    await node.unstage(volume.meta.name, volume, staging)
+    volume = machine.grown(volume, 256 * MIB)
+    for mode, readonly in ((EXT4, True), (Filesystem("ext4", ("ro",)), False)):
+        await node.stage(volume, staging, mode, readonly=readonly)
+        assert filesystem.usage(staging).total_bytes < 64 * MIB
+        assert (await node.stats(volume, staging)).problem == ""
+        await node.unstage(volume.meta.name, volume, staging)
+    await node.stage(volume, staging, EXT4)
+    assert filesystem.usage(staging).total_bytes > 200 * MIB
