@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 
 from pydantic import AliasChoices, BaseModel
 from pydantic_core import ErrorDetails
 
 from agent.errors import InvalidArgument, shorten
+
+_TYPE = re.compile(r" for <class '[^']*'>")
+"""pydantic's way to say what the field's name says."""
 
 
 def explained(
@@ -17,7 +21,7 @@ def explained(
     """The first problem, with the places of the others. `items`: what the fields that are lists consist of."""
     first = details[0]
     place = ".".join(str(part) for part in first["loc"]) or field or "settings"
-    problem = first["msg"].removeprefix("Value error, ")
+    problem = _TYPE.sub("", first["msg"].removeprefix("Value error, "))
     if first["type"] == "extra_forbidden":
         problem = "unknown key"
     elif "input" in first and isinstance(first["input"], str | int | float) and first["type"] != "value_error":

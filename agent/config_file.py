@@ -9,6 +9,9 @@ import yaml
 
 from agent.errors import InvalidArgument, shorten
 
+_UNNAMED = ' in "<byte string>",'
+"""How PyYAML calls bytes that it did not read itself."""
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, which plain PyYAML would answer with the last one."""
@@ -31,7 +34,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise InvalidArgument("config", f"cannot read {file}: {error.strerror}", "give a readable YAML file") from error
     except yaml.YAMLError as error:
-        raise InvalidArgument("config", f"{file} is not YAML: {error}", "see docs/configuration.md") from error
+        said = str(error).replace(_UNNAMED, "")
+        raise InvalidArgument("config", f"{file} is not YAML: {said}", "see docs/configuration.md") from error
     if document is None:
         return {}
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):

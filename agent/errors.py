@@ -131,3 +131,16 @@ def shorten(text: str, limit: int = 80) -> str:
         return text
     half = (limit - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
+
+
+def visible(text: str) -> str:
+    """`text` for a terminal or a log: one line, of which every character shows.
+
+    Line breaks, control characters, and what turns or hides text (bidirectional controls, zero-width characters)
+    become escapes as in JSON or Python: names of volumes may have them, says CSI.
+    """
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode()

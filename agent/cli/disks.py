@@ -20,7 +20,7 @@ from agent.cli.locate import locate
 from agent.cli.output import configure_logs, log_options, output_option, print_json
 from agent.cli.resources import asking_options
 from agent.cli.tables import print_facts, print_rich, size
-from agent.errors import FailedPrecondition, InvalidArgument, NotFound
+from agent.errors import FailedPrecondition, InvalidArgument, NotFound, visible
 
 if TYPE_CHECKING:
     from agent.disks.health import Assessment, Measures
@@ -279,7 +279,7 @@ def print_disks(found: Sequence[Known], more: Mapping[str, Sequence[str]] | None
             cells += [*who, ": ".join((verdict, *filter(None, ["; ".join(status.reasons)])))]
         else:
             cells += [verdict, *who]
-        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
+        table.add_row(*(Text(visible(cell), no_wrap=True, overflow="ellipsis") for cell in cells))
     print_rich(table)
     refused = [(known.name, known.status.reasons) for known in found if known.reasons]
     if refused and not piped:
@@ -325,7 +325,7 @@ def _print_changes_json(changes: Sequence[Change]) -> None:
     import json
 
     for change in changes:
-        click.echo(json.dumps({"change": change.kind.value, "disk": document(change.known)}, ensure_ascii=False))
+        click.echo(json.dumps({"change": change.kind.value, "disk": document(change.known)}))
     sys.stdout.flush()
 
 

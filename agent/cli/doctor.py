@@ -13,7 +13,7 @@ from agent.cli.asking import PLUGIN
 from agent.cli.exit_codes import ExitCode
 from agent.cli.output import configure_logs, log_options, output_option, print_json
 from agent.cli.tables import print_rich
-from agent.errors import InvalidArgument, Unavailable
+from agent.errors import InvalidArgument, Unavailable, visible
 
 _PATH = click.Path(path_type=Path)
 
@@ -108,9 +108,9 @@ def _print(checks: list[dict[str, str]]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for each in checks:
-        text = Text(each["found"])
+        text = Text(visible(each["found"]))
         if each["remedy"]:
-            text.append(f"\n→ {each['remedy']}", style="dim")
+            text.append(f"\n→ {visible(each['remedy'])}", style="dim")
         table.add_row(Text(each["level"], style=styles[each["level"]]), Text(each["check"]), text)
     counts = [f"{sum(each['level'] == level for each in checks)} {level}" for level in styles]
     print_rich(table)

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Any
 
+from agent.errors import visible
+
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 
@@ -36,8 +38,9 @@ def _time(record: logging.LogRecord) -> str:
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {name}={_plain(value)}" for name, value in _fields(record).items())
-        line = f"{_time(record)} {record.levelname:<7} {record.name}: {record.getMessage()}{fields}"
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        line = f"{_time(record)} {record.levelname:<7} {record.name}: {visible(record.getMessage())}{fields}"
+        trace = self.formatException(record.exc_info).splitlines() if record.exc_info else ()
+        return "\n".join([line, *map(visible, trace)])
 
 
 class _JsonFormatter(logging.Formatter):
@@ -52,9 +55,16 @@ class _JsonFormatter(logging.Formatter):
         entry |= {name if name not in entry else f"field_{name}": value for name, value in _fields(record).items()}
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        return shown(json.dumps(entry, default=str, ensure_ascii=False))
+
+
+def shown(document: str) -> str:
+    """JSON of which every character shows: those that turn or hide text become JSON's escapes."""
+    if document.replace("\n", "").isprintable():
+        return document
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in document)
 
 
 def _plain(value: object) -> str:
     text = str(value)
-    return text if text and " " not in text and "\n" not in text and '"' not in text else json.dumps(text)
+    return text if text and text.isprintable() and " " not in text and '"' not in text else json.dumps(text)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import click
 
 from agent.cli import logs
-from agent.cli.exit_codes import ExitCode, exit_code
-from agent.errors import InvalidArgument, QuarryError
+from agent.cli.complaints import complaint
+from agent.cli.exit_codes import ExitCode
+from agent.errors import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 _DEBUG = "quarry.debug"
@@ -66,42 +70,71 @@ class ReportingGroup(click.Group):
             raise  # click's own business; the last one is `quarry ... | head`
         except KeyboardInterrupt:
             ctx.exit(ExitCode.INTERRUPTED)
-        except QuarryError as error:
-            _report(ctx, _sentence(error), exit_code(error))
-        except Exception as error:  # noqa: BLE001 - outermost layer: a defect becomes a line, the trace on request
-            line = (
-                f"defect: {type(error).__name__}: {error} (repeat with --debug for the traceback, and please report it)"
-            )
-            _report(ctx, line, ExitCode.INTERNAL)
+        except Exception as error:  # noqa: BLE001 - outermost layer: everything becomes a line, the trace on request
+            if ctx.meta.get(_DEBUG, False):
+                traceback.print_exc(file=sys.stderr)
+            ctx.exit(_complain(error))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click's, on streams that show a character their terminal has not by its number."""
+        if type(sys.stdout) is io.TextIOWrapper:
+            sys.stdout = _Output(sys.stdout)
+        if isinstance(sys.stderr, io.TextIOWrapper):
+            sys.stderr.reconfigure(errors="backslashreplace")
+        try:
+            return super().main(*args, **kwargs)
+        except (_Unwritten, OSError) as error:  # of help, which is printed before any command
+            sys.exit(_complain(error))
 
 
-def _sentence(error: QuarryError) -> str:
-    """One line. InvalidArgument already says "field: problem; remedy"; settings and flags share their names."""
-    if isinstance(error, InvalidArgument):
-        return " ".join(str(error).split())
-    cause = error.__cause__
-    text = str(error) or type(error).__name__
-    if isinstance(cause, OSError) and cause.strerror and cause.strerror not in text:
-        text += f" ({cause.strerror})"
-    return " ".join(text.split())
+class _Unwritten(Exception):
+    """What was printed is not where it should be; the cause says why."""
 
 
-def _report(ctx: click.Context, line: str, code: ExitCode) -> NoReturn:
-    if ctx.meta.get(_DEBUG, False):
-        traceback.print_exc(file=sys.stderr)
-    click.echo(f"quarry: {line}", err=True)
-    ctx.exit(code)
+class _Output(io.TextIOWrapper):
+    """Standard output. Once it fails it is given up: nobody tries again at the end."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(stream.buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+
+    def write(self, text: str, /) -> int:
+        with self._reporting():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._reporting():
+            super().flush()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # `quarry ... | head`: click's own business
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            raise _Unwritten from error
+
+
+def _complain(error: Exception) -> ExitCode:
+    unwritten = isinstance(error, _Unwritten)
+    line, code = complaint(error.__cause__ or error if unwritten else error)
+    click.echo(f"quarry: {'the output cannot be written: ' if unwritten else ''}{visible(line)}", err=True)
+    return code
 
 
 def print_json(document: object) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, default=str, ensure_ascii=False))
+    click.echo(logs.shown(json.dumps(document, indent=2, default=str, ensure_ascii=False)))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """A plain aligned table on stdout; columns in `right` are aligned to the right."""
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    for row in [columns, *rows]:
+    shown = [[visible(cell) for cell in row] for row in [columns, *rows]]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(columns))]
+    for row in shown:
         cells = [
             cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]

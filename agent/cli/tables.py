@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.errors import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -46,7 +48,7 @@ def print_listing(columns: Sequence[str], rows: Sequence[Sequence[str]], *, righ
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True, overflow="ellipsis")
     for row in rows:
-        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
+        table.add_row(*(Text(visible(cell), no_wrap=True, overflow="ellipsis") for cell in row))
     print_rich(table)
 
 
@@ -59,7 +61,7 @@ def print_facts(facts: Iterable[tuple[str, Iterable[str]]]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, texts in facts:
-        table.add_row(Text(name), Text("\n".join(texts) or "-"))
+        table.add_row(Text(visible(name)), Text("\n".join(map(visible, texts)) or "-"))
     print_rich(table)
 
 

@@ -76,7 +76,7 @@ class Endpoint:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/v1", self._about)
         app.router.add_get("/v1/{kind}", self._list)
-        app.router.add_get("/v1/{kind}/{name:.+}", self._show)
+        app.router.add_get("/v1/{kind}/{name:(?s:.+)}", self._show)
         # aiohttp says on its own log, with a traceback, what it cannot parse: anybody could fill the log with that.
         quiet = logging.getLogger(f"{__name__}.http")
         quiet.setLevel(logging.CRITICAL)

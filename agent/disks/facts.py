@@ -30,7 +30,6 @@ _STABLE_LINKS = ("/dev/disk/by-id/", "/dev/disk/by-path/")
 """Links that stay when the content changes: by-uuid and by-label go with the filesystem."""
 
 _PCI = re.compile(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _VPD_SERIAL = re.compile(r"\x00\\x80..(.*)", re.DOTALL)
 """SPC-4 7.8.13, Unit Serial Number page: code 80h, two bytes of length. 80h is no UTF-8 and was replaced."""
 
@@ -146,8 +145,9 @@ _SLOTS = frozenset(
 
 
 def clean(text: str) -> str:
-    """Text of a device fit to be stored and shown: no control characters (a stick may be called `ESC[2J`), not long."""
-    return _UNPRINTABLE.sub("?", " ".join(text.split()))[:TEXT_MAX]
+    """Text of a device fit to be stored and shown: no character that does not show (a stick may be called `ESC[2J`,
+    or turn the line around), not long."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))[:TEXT_MAX]
 
 
 def _with_place(source: Source, facts: Facts, sys_path: str) -> Facts:

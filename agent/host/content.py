@@ -195,14 +195,23 @@ def _btrfs(block: bytes) -> Facts:
     return {"filesystem_size": struct.unpack_from("<Q", block, 112)[0], "never_mounted": 0}
 
 
-if __name__ == "__main__":
-    if sys.argv[1] == "clear":
-        clear(sys.argv[2])
-    elif sys.argv[1] == "size":
-        sys.stdout.write(str(filesystem_bytes(sys.argv[2])))
-    elif sys.argv[1] == "hold":
-        sys.exit(hold(sys.argv[2]))
-    elif sys.argv[1] == "unlabel":
-        sys.exit(unlabel(*sys.argv[2:5]))
+def main(action: str, *arguments: str) -> int:
+    """Exit code. OSError when the device cannot be read or written."""
+    if action == "clear":
+        clear(*arguments)
+    elif action == "size":
+        sys.stdout.write(str(filesystem_bytes(*arguments)))
+    elif action == "hold":
+        return hold(*arguments)
+    elif action == "unlabel":
+        return unlabel(*arguments)
     else:
-        sys.stdout.write(json.dumps(look(sys.argv[2])))
+        sys.stdout.write(json.dumps(look(*arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except OSError as failure:
+        sys.exit(failure.strerror or "it failed")

@@ -7,6 +7,7 @@ renamed, and two files may have had the same name.
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import json
 import os
@@ -163,9 +164,11 @@ async def _attached(device: Path) -> LoopDevice | None:
 async def _machine_lock() -> AsyncIterator[None]:
     """One attach or detach at a time on the machine, across processes; the kernel lets go when we die."""
     try:
+        LOCK_FILE.parent.mkdir(0o755, parents=True, exist_ok=True)  # made at boot as a rule; a small system has none
         descriptor = os.open(LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise FailedPrecondition(f"{LOCK_FILE}: {error.strerror}; loop devices need root") from error
+        remedy = "; loop devices need root" if error.errno in (errno.EACCES, errno.EPERM) else ""
+        raise FailedPrecondition(f"{LOCK_FILE}: {error.strerror}{remedy}") from error
     try:
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         while not _try_lock(descriptor):

@@ -83,6 +83,32 @@ async def test_tables(scene: Scene) -> None:
     assert document["spec"]["size_bytes"] == 96 * MIB
 
 
+async def test_names_that_would_turn_or_break_a_line_are_shown_escaped(scene: Scene) -> None:
+    """CSI allows line breaks in names, and says nothing of what makes a terminal write from right to left."""
+    csi = Patient(scene.machine.endpoint)
+    name = "two\nlines \u202egnp.exe\u200b"
+    escaped = r"two\nlines \u202egnp.exe\u200b"
+    try:
+        volume = await csi.call("create_volume", name, 96 * MIB, {"tier": "ssd"})
+        await csi.call("create_snapshot", name, volume)
+    finally:
+        await csi.close()
+    at = ("--state-dir", scene.state_dir)
+    for kind, count in (("volumes", 3), ("snapshots", 3)):
+        lines = (await said(kind, "list", *at)).splitlines()
+        assert len(lines) == count, lines
+        assert sum(line.startswith(escaped) for line in lines) == 1
+        assert escaped in await said(kind, "show", name, *at)
+        document = await said(kind, "list", *at, "-o", "json")
+        assert name in {each["spec"]["csi_name"] for each in json.loads(document)}
+        assert document.replace("\n", "").isprintable()
+    refused = await asyncio.to_thread(quarry, "volumes", "show", f"no {name}", *at)
+    assert refused.returncode == 3
+    assert [line.isprintable() for line in refused.stderr.splitlines()] == [True]
+    log = scene.machine.folder / "agent.log"
+    assert "\u202e" not in log.read_text()
+
+
 async def test_everything_about_one_volume(scene: Scene) -> None:
     shown = await said("volumes", "show", "pvc-1", "--state-dir", scene.state_dir)
     volume = json.loads(await said("volumes", "show", scene.volume, "--state-dir", scene.state_dir, "-o", "json"))

@@ -70,6 +70,25 @@ def test_nothing_is_wrong() -> None:
     assert len({each.check for each in findings}) == len(findings) >= 16
 
 
+def test_a_machine_for_the_embedded_target_before_its_first_agent_has_no_failure() -> None:
+    """What the embedded target does without, and an agent that nobody has started yet, is nothing to fail for."""
+    new = replace(
+        GOOD,
+        target=TargetFacts(),
+        port=PortFacts(4420, False),
+        state_dir=FolderFacts(exists=False),
+        agent=AgentFacts(trouble="none serves HTTP"),
+        kubernetes=None,
+        hugepages=Hugepages(),
+    )
+    for machine in (new, replace(new, modules=modules(nvme_tcp=ModuleState.MISSING), programs=without("nvme"))):
+        findings = examine(machine)
+        assert worst(findings).value == "warn", findings
+        assert [each.level for each in findings if each.check == "agent"] == ["warn"]
+    ran = examine(replace(new, state_dir=FolderFacts()))
+    assert [each.level for each in ran if each.check == "agent"] == ["fail"], "one that has run here is down"
+
+
 def modules(**states: ModuleState) -> dict[str, ModuleState]:
     return {**GOOD.modules, **states}
 

@@ -105,6 +105,8 @@ def state_dir(facts: Facts) -> list[Finding]:
 def agent(facts: Facts) -> list[Finding]:
     who = facts.agent
     if who.ready is None:
+        if facts.target.socket is None and facts.kubernetes is None and not facts.state_dir.exists:
+            return [warned("agent", "none has run on this machine yet", "start it: `quarry standalone`")]
         return [failed("agent", who.trouble or "does not answer", "start it; its log says why it ended")]
     if not who.ready:
         return [

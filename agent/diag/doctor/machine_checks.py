@@ -43,6 +43,11 @@ def nvme_tcp(facts: Facts) -> list[Finding]:
     state = facts.modules.get("nvme_tcp", ModuleState.UNKNOWN)
     if state in _PRESENT:
         return [passed("module nvme-tcp", state)]
+    if facts.target.socket is None and state is not ModuleState.UNKNOWN:
+        remedy = (
+            "for the frontend nvme-tcp: `modprobe nvme-tcp`; the embedded target's volumes come as loop devices too"
+        )
+        return [warned("module nvme-tcp", state, remedy)]
     if state is ModuleState.LOADABLE:
         remedy = "`modprobe nvme-tcp`, and `echo nvme-tcp > /etc/modules-load.d/quarry.conf` for the next boot"
         return [failed("module nvme-tcp", "loadable, not loaded: the frontend nvme-tcp cannot be used", remedy)]

@@ -45,3 +45,14 @@ def test_text_lines_quote_what_would_be_ambiguous(capsys: pytest.CaptureFixture[
     logs.configure("debug", "text")
     logging.getLogger("agent").debug("exported", extra={"nqn": "nqn.x", "why": "two words", "none": ""})
     assert capsys.readouterr().err.endswith('DEBUG   agent: exported nqn=nqn.x why="two words" none=""\n')
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_name_can_neither_end_a_line_nor_turn_it(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", form)
+    name = "a\n2026-01-01 ERROR forged \u202e\u2066\u200b\x1b[2J"
+    logging.getLogger("agent").warning("volume %s is full", name, extra={"volume": name})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.isprintable()
+    if form == "json":
+        assert json.loads(line)["volume"] == name
