@@ -96,14 +96,15 @@ class LoopFrontend:
     `local_path` tells the file (None on a real target). `notes` keeps it, durably and before attaching, so that the
     device is found again when the volume's record is gone or the target does not answer.
 
-    `count` has the target look at what is written past it: for the last time it can tell that somebody wrote.
+    `count` has the target look at what is written past it: for the last time it can tell that somebody wrote. None:
+    files that belong to no target.
     """
 
     def __init__(
         self,
         local_path: Callable[[str], Awaitable[Path | None]],
         notes: Path,
-        count: Callable[[], Awaitable[None]],
+        count: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._local_path = local_path
         self._count = count
@@ -129,7 +130,8 @@ class LoopFrontend:
             with suppress(NotFound):
                 file = await self._local_path(volume_id)
         if file is not None:
-            await self._count()
+            if self._count is not None:
+                await self._count()
             await _detach_file(file)
         await self._notes.remove(volume_id)
 
