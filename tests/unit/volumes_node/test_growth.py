@@ -24,8 +24,8 @@ def facts(device: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("mib", [8, 12, 64, 511, 512])
-async def test_a_small_ext4_grows_to_nearly_16_tib(machine: Machine, mib: int) -> None:
-    """As large as a file of the host may be, if that is less."""
+async def test_a_small_ext4_grows_to_terabytes(machine: Machine, mib: int) -> None:
+    """To 2 TiB here, and by its layout to 16."""
     volume, staging, node = machine.volume("v", mib * MIB), machine.path("staging"), machine.node()
     await node.stage(volume, staging, EXT4)
     (staging / "file").write_text("kept")
