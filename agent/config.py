@@ -200,8 +200,8 @@ class Settings(Section):
 
     node_name: NodeName = Field(
         default_factory=socket.gethostname,
-        description="Name of this node, unique in its cluster and never reused; the default is the host name. "
-        "Disks, attachments and the host NQN refer to it.",
+        description="Name of this node, up to 253 characters, unique in its cluster and never reused; the default is "
+        "the host name. Disks, attachments and the host NQN refer to it.",
     )
     zone: Zone = Field(
         default="",

@@ -14,8 +14,10 @@ from agent.config_errors import explained
 from agent.errors import InvalidArgument, shorten
 from agent.sizes import parse_size
 
-_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
-"""Of nodes and zones: what CSI allows as the value of a topology key, and Kubernetes as that of a label."""
+_NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
+"""As long as the name of a Kubernetes Node may be."""
+_ZONE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
+"""What CSI allows as the value of a topology key, and Kubernetes as that of a label."""
 _UNIX_PATH_MAX = 107
 """sun_path of unix(7) is 108 bytes with the terminating NUL."""
 
@@ -35,12 +37,14 @@ def _absolute(path: Path) -> Path:
 
 def _node_name(name: str) -> str:
     if not _NODE_NAME.fullmatch(name):
-        raise ValueError(f"{shorten(name)!r} is not 1 to 63 letters, digits, '.', '_' or '-' between alphanumerics")
+        raise ValueError(f"{shorten(name)!r} is not 1 to 253 letters, digits, '.', '_' or '-' between alphanumerics")
     return name
 
 
 def _zone(name: str) -> str:
-    return _node_name(name) if name else name
+    if name and not _ZONE.fullmatch(name):
+        raise ValueError(f"{shorten(name)!r} is not 1 to 63 letters, digits, '.', '_' or '-' between alphanumerics")
+    return name
 
 
 def _endpoint(endpoint: str) -> str:

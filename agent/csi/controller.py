@@ -11,6 +11,7 @@ from agent.csi.ports import CreateVolume, Snapshots, VolumeCondition, Volumes
 from agent.csi.snapshots import SnapshotCalls
 from agent.errors import InvalidArgument, QuarryError
 from agent.model import Frontend, Qos, Volume
+from agent.volumes.names import node_id
 
 _Rpc = csi.ControllerServiceCapability.RPC
 _CAPABILITIES = (
@@ -122,7 +123,7 @@ class ControllerService(SnapshotCalls, csi_pb2_grpc.ControllerServicer):
         return csi.ControllerGetVolumeResponse(
             volume=messages.volume(volume),
             status=csi.ControllerGetVolumeResponse.VolumeStatus(
-                published_node_ids=[each.node for each in volume.spec.attachments],
+                published_node_ids=[node_id(each.node) for each in volume.spec.attachments],
                 volume_condition=messages.condition(how),
             ),
         )
@@ -191,7 +192,7 @@ def _entry(volume: Volume, how: VolumeCondition) -> csi.ListVolumesResponse.Entr
     return csi.ListVolumesResponse.Entry(
         volume=messages.volume(volume),
         status=csi.ListVolumesResponse.VolumeStatus(
-            published_node_ids=[each.node for each in volume.spec.attachments],
+            published_node_ids=[node_id(each.node) for each in volume.spec.attachments],
             volume_condition=messages.condition(how),
         ),
     )

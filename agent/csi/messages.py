@@ -6,6 +6,7 @@ from agent.csi import topology
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.ports import Capacity, Members, VolumeCondition, VolumeStats
 from agent.model import Snapshot, SnapshotPhase, SourceKind, Volume, VolumeSource
+from agent.volumes.names import node_id
 from agent.volumes.topology import bound_to
 
 
@@ -57,7 +58,7 @@ def publish_context(resource: Volume, node: str) -> dict[str, str]:
             }
             break
     for attachment in resource.spec.attachments:
-        if attachment.node == node:
+        if node in (attachment.node, node_id(attachment.node)):
             context["hostNqn"] = attachment.host_nqn
     return context
 

@@ -12,6 +12,7 @@ from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import Filesystem, NodeSide, VolumeCondition, VolumeMode, VolumeReader
 from agent.errors import FailedPrecondition, NotFound, OutOfRange
 from agent.model import StorageNode, Volume
+from agent.volumes.names import node_id
 
 _Rpc = csi.NodeServiceCapability.RPC
 _CAPABILITIES = (
@@ -43,7 +44,7 @@ class NodeService(csi_pb2_grpc.NodeServicer):
     ) -> csi.NodeGetInfoResponse:
         name = self._this.meta.name
         return csi.NodeGetInfoResponse(
-            node_id=name,
+            node_id=node_id(name),
             max_volumes_per_node=self._this.status.max_volumes,
             accessible_topology=topology.of_node(name, self._this.status.zone),
         )

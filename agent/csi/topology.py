@@ -13,13 +13,14 @@ from agent.csi import TOPOLOGY_NODE, TOPOLOGY_ZONE
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.ports import Requirement, Segment
 from agent.errors import InvalidArgument, shorten
+from agent.volumes.names import node_label
 
 KUBERNETES_ZONE = "topology.kubernetes.io/zone"
 
 
 def of_node(node: str, zone: str = "") -> csi.Topology:
     """The topology of one node."""
-    return csi.Topology(segments={TOPOLOGY_NODE: node} | ({TOPOLOGY_ZONE: zone} if zone else {}))
+    return csi.Topology(segments={TOPOLOGY_NODE: node_label(node)} | ({TOPOLOGY_ZONE: zone} if zone else {}))
 
 
 def requirement(value: csi.TopologyRequirement) -> Requirement:

@@ -28,7 +28,7 @@ from agent.volumes.guard import VolumeGuard
 from agent.volumes.lineage import Lineage
 from agent.volumes.operations import Operations
 from agent.volumes.remote import RemoteSettler, RemoteSnapshots
-from agent.volumes.roll_call import RollCall
+from agent.volumes.roll_call import TOLD_AFTER_S, RollCall
 from agent.volumes.service import VolumeService
 from agent.volumes.snapshot_records import SnapshotRecords
 from agent.volumes.snapshots import SnapshotService
@@ -125,9 +125,7 @@ class Controller:
         self._fenced.require()
         await self._cluster.protect()
         known = {each.meta.name for each in await self._fenced.list(StorageNode)}
-        for name in self._heartbeats.names - known:
-            if self._roll_call.is_dead(name):
-                await self._heartbeats.forget(name)
+        await self._heartbeats.tidy(known, TOLD_AFTER_S)
 
     def _admit(self) -> None:
         if self.health() is not TargetState.READY:

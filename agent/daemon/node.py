@@ -17,7 +17,7 @@ from agent.diag.parts import Parts
 from agent.errors import FailedPrecondition
 from agent.model import StorageNode, TargetState, Volume
 from agent.store.interface import Store
-from agent.store.kubernetes.leases import Holder, Leases, node_labels
+from agent.store.kubernetes.leases import Holder, Leases, lease_name, node_labels
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 from agent.volumes.changes import Changes
 from agent.volumes.node import NodeVolumes
@@ -119,7 +119,7 @@ class NodeAgent(TargetSide):
         """Keep other agents off the node's name. One on the same state folder takes its own Lease again at once."""
         name = self.settings.node_name
         identity = f"{name}/{await asyncio.to_thread(own_id, self.settings.state_dir)}"
-        self._name = Holder(leases, HEARTBEAT + name, identity, lease_s=HEARTBEAT_S, renew_s=RENEW_S)
+        self._name = Holder(leases, lease_name(HEARTBEAT, name), identity, lease_s=HEARTBEAT_S, renew_s=RENEW_S)
         await self._name.acquire(refuse_renewed=True)
         self._closers.push_async_callback(self._name.release)
         self._beating = asyncio.create_task(self._name.keep(for_ever=True), name="heartbeat")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from agent.errors import AlreadyExists, FailedPrecondition, ResourceExhausted, Unavailable
+from agent.errors import AlreadyExists, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from agent.model import AccessMode, Attachment, StorageNode, Volume
+from agent.store.interface import Store
+from agent.volumes.names import node_id
 
 _SHARED = frozenset({AccessMode.ROX, AccessMode.RWX, AccessMode.ONE_WRITER})
 
@@ -35,6 +37,23 @@ class Attachments:
     def leave(self, node: str, volume: str) -> None:
         """`volume` is not on `node` any more."""
         self._volumes.get(node, set()).discard(volume)
+
+
+async def node_called(store: Store, called: str) -> StorageNode:
+    """The node of that name, or with that CSI node id. Raises NotFound."""
+    found = await store.get(StorageNode, called)
+    if found is None:
+        found = next((each for each in await store.list(StorageNode) if node_id(each.meta.name) == called), None)
+    if found is None:
+        raise NotFound("node", called)
+    return found
+
+
+def without(volume: Volume, node: str | None) -> tuple[Attachment, ...]:
+    """The volume's attachments but for that of `node` (name or CSI node id; None: of all)."""
+    if node is None:
+        return ()
+    return tuple(each for each in volume.spec.attachments if node not in (each.node, node_id(each.node)))
 
 
 def require_host(node: StorageNode) -> str:

@@ -83,6 +83,22 @@ def is_held_name(text: str) -> bool:
     return _HELD.fullmatch(text) is not None
 
 
+_LABEL_MAX, _NODE_ID_MAX = 63, 192
+"""Bytes of a topology value, which becomes a label of a Kubernetes Node; of a node id in a CSINode."""
+
+
+def node_label(node: str) -> str:
+    """The node's name as the value of a topology key: a long one is shortened, with a hash of all of it."""
+    if len(node) <= _LABEL_MAX:
+        return node
+    return f"{node[:46]}-{hashlib.sha256(node.encode()).hexdigest()[:16]}"
+
+
+def node_id(node: str) -> str:
+    """What CSI calls the node: its name, if Kubernetes has room for that."""
+    return node if len(node) <= _NODE_ID_MAX else node_label(node)
+
+
 def volume_nqn(volume: str) -> str:
     """NQN of the subsystem that exports `volume`."""
     return VOLUME_NQN_PREFIX + volume

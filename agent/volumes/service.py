@@ -295,9 +295,8 @@ class VolumeService:
 
     async def _publish(self, name: str, node: str, access_mode: AccessMode, readonly: bool) -> Volume:
         volume = await self._existing(name)
-        target = await self._store.get(StorageNode, node)
-        if target is None:
-            raise NotFound("node", node)
+        target = await attachments.node_called(self._store, node)
+        node = target.meta.name
         wanted = Attachment(node, attachments.require_host(target), access_mode, readonly)
         if (right := corrected(volume, {node: wanted.host_nqn})) is not volume:
             volume = await self._store.update(right)
@@ -326,7 +325,7 @@ class VolumeService:
         volume = await self._find(name)
         if volume is None:
             return
-        kept = tuple(each for each in volume.spec.attachments if node is not None and each.node != node)
+        kept = attachments.without(volume, node)
         if kept != volume.spec.attachments:
             before = volume.spec.attachments
             volume = await self._store.update(replace(volume, spec=replace(volume.spec, attachments=kept)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from agent.errors import shorten
 from agent.model import Endpoint, Frontend, Volume
+from agent.volumes.names import node_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Segment:
 
     def has(self, node: str, zone: str) -> bool:
         """Whether `node`, which is in `zone`, is in this segment."""
-        return not self.unknown and self.node in ("", node) and self.zone in ("", zone)
+        return not self.unknown and self.node in ("", node, node_label(node)) and self.zone in ("", zone)
 
     def __str__(self) -> str:
         parts = [f"node {self.node}"] if self.node else []

@@ -57,6 +57,8 @@ class Cluster:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._targets = {name: Target(kind, core) for core, (name, kind) in enumerate(zip(NODES, kinds, strict=False))}
         self.restarts: Counter[str] = Counter()
+        self.node_names: dict[str, str] = {}
+        """Of processes whose node is called otherwise."""
         (self.folder / "config.yaml").write_text("reconcile: {audit_interval_s: 5.0}\n" + configuration)
 
     def kubeconfig(self, name: str) -> Path:
@@ -73,7 +75,8 @@ class Cluster:
         argv += ["--lease-namespace", self.namespace, "--csi-endpoint", self.socket(name), "--http-address", ""]
         argv += ["--state-dir", str(self.folder / name), "--config", str(self.folder / "config.yaml")]
         if role == "node":
-            argv += ["--node-name", name, "--nvmf-port", str(self._ports.get(name, 4420))]
+            port = self._ports.setdefault(name, free_port())
+            argv += ["--node-name", self.node_names.get(name, name), "--nvmf-port", str(port)]
             argv += ["--file-disk", f"{self.folder}/{name}.img:2GiB:nvme"]
             if name in self._targets:
                 argv += ["--spdk-socket", str(self._targets[name].socket_path)]

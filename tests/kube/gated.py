@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.model import NQN_PREFIX
+from agent.model import VOLUME_NQN_PREFIX
 from agent.spdk import lvol, nvmf
 from agent.spdk.client import Client
 
@@ -53,10 +53,12 @@ class GatedCluster(Cluster):
         return found
 
     async def exports(self) -> dict[str, set[str]]:
-        """Names of the subsystems of ours in each target."""
+        """Names of the subsystems of volumes in each target."""
         found: dict[str, set[str]] = {}
         for node, target in self._targets.items():
             async with Client(target.socket_path) as rpc:
                 await rpc.wait_connected(10.0)
-                found[node] = {each.nqn for each in await nvmf.list_subsystems(rpc) if each.nqn.startswith(NQN_PREFIX)}
+                found[node] = {
+                    each.nqn for each in await nvmf.list_subsystems(rpc) if each.nqn.startswith(VOLUME_NQN_PREFIX)
+                }
         return found

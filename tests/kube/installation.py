@@ -88,8 +88,11 @@ class Installation:
             answer = self.apply(each)
             assert answer.code in (200, 201), f"{each['kind']} {each['metadata']['name']}: {answer.message}"
         for name in self.nodes:
-            self.make(f"/api/v1/nodes?name={name}", {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}})
+            self.add_node(name)
         self._await_policies()
+
+    def add_node(self, name: str) -> None:
+        self.make(f"/api/v1/nodes?name={name}", {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}})
 
     def apply(self, document: Object, *, dry: bool = False) -> Answer:
         """Server-side, with a field manager that takes what it finds."""
@@ -131,10 +134,27 @@ class Installation:
         outsider = Client(self.plane, self.token("quarry-node"))
         lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "quarry-node-z"}}
         disk, node = resource("Disk", "probe"), resource("StorageNode", "probe")
+        event = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": "probe", "namespace": "default"},
+            "eventTime": "2026-01-01T00:00:00.000000Z",
+            "reportingController": "quarry-node",
+            "reportingInstance": "z",
+            "action": "Settle",
+            "reason": "Probe",
+            "type": "Normal",
+            "regarding": {"apiVersion": "quarry.storage/v1alpha1", "kind": "StorageNode", "name": "z"},
+        }
         deadline = time.monotonic() + _SETTLED_S
         while not all(
             "names no node" in outsider("POST", f"{path}?dryRun=All", body).message
-            for path, body in ((LEASES, lease), (f"{QUARRY}/disks", disk), (f"{QUARRY}/storagenodes", node))
+            for path, body in (
+                (LEASES, lease),
+                (f"{QUARRY}/disks", disk),
+                (f"{QUARRY}/storagenodes", node),
+                ("/apis/events.k8s.io/v1/namespaces/default/events", event),
+            )
         ):
             assert time.monotonic() < deadline, "the policies do not take effect"
             time.sleep(0.05)

@@ -51,6 +51,9 @@ class InstalledCluster(GatedCluster):
         if name in CONTROLLERS:
             owners = [self.installation.replica_set()]
             return self.installation.pod(CONTROLLER, NODES[CONTROLLERS.index(name)], pod_of(name), owners)
+        if (node := self.node_names.get(name)) is not None:
+            self.installation.add_node(node)
+            return self.installation.pod("quarry-node", node, f"quarry-node-{len(node)}")
         return self.installation.pod("quarry-node", next(each for each in NODES if name.startswith(each)))
 
     def start_sidecars(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -192,6 +192,15 @@ class Holder:
         return lease is not None and lease.holder not in ("", self._identity)
 
 
+_NAME_MAX = 253
+
+
+def lease_name(prefix: str, name: str) -> str:
+    """Of the Lease of `name`: cut where it would be too long. The policies of k8s/chart reckon in the same way."""
+    room = _NAME_MAX - len(prefix)
+    return prefix + (name if len(name) <= room else name[: room - 1] + "x")
+
+
 class Heartbeats:
     """Which Leases are renewed."""
 
@@ -208,22 +217,24 @@ class Heartbeats:
 
     def is_alive(self, name: str) -> bool:
         """Also of one whose Lease has not run out since we began to look."""
-        return name in self._alive
+        return self._lease_of(name) in self._alive
 
-    @property
-    def names(self) -> set[str]:
-        """Of all that have a Lease."""
-        return {lease.removeprefix(self._prefix) for lease in self._seen}
+    def _lease_of(self, name: str) -> str:
+        return lease_name(self._prefix, name)
 
     def silent_s(self, name: str) -> float | None:
         """For how long it has given no sign of life; 0.0: it was seen to. None: that is not known yet."""
-        if name in self._alive:
-            return 0.0 if self._prefix + name in self._renewed else None
-        return time.monotonic() - self._silent_since.get(name, self._begun)
+        lease = self._lease_of(name)
+        if lease in self._alive:
+            return 0.0 if lease in self._renewed else None
+        return time.monotonic() - self._silent_since.get(lease, self._begun)
 
-    async def forget(self, name: str) -> None:
-        """Remove what is left of one that is gone for good."""
-        await self._leases.delete(self._prefix + name)
+    async def tidy(self, known: Collection[str], silent_s: float) -> None:
+        """Remove the Leases of all but `known` that have given no sign of life for so long."""
+        kept = {self._lease_of(name) for name in known}
+        for lease, since in list(self._silent_since.items()):
+            if lease not in kept and time.monotonic() - since >= silent_s:
+                await self._leases.delete(lease)
 
     async def look(self) -> None:
         """Raises Unavailable."""
@@ -239,15 +250,13 @@ class Heartbeats:
             del self._seen[gone]
         self._renewed &= found.keys()
         alive = {
-            name.removeprefix(self._prefix)
-            for name, (lease, since) in self._seen.items()
-            if lease.holder and now - since <= lease.duration_s
+            name for name, (lease, since) in self._seen.items() if lease.holder and now - since <= lease.duration_s
         }
         changed = alive != self._alive
         for lost in self._alive - alive:
-            log.warning("node %s does not give a sign of life", lost)
+            log.warning("%s does not give a sign of life", lost)
         self._alive = alive
-        silent = {name.removeprefix(self._prefix) for name in found} - alive
+        silent = found.keys() - alive
         self._silent_since = {name: self._silent_since.get(name, now) for name in silent}
         if changed:
             self._on_change()
