@@ -1,5 +1,5 @@
 # The agent alone: the SPDK target runs beside it, in a container of its own.
-FROM python:3.11-slim-bookworm AS build
+FROM python:3.13-slim-trixie AS build
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY agent agent
@@ -8,7 +8,7 @@ RUN python -m venv /opt/quarry \
     && /opt/quarry/bin/pip uninstall --yes pip setuptools \
     && /opt/quarry/bin/quarry version
 
-FROM python:3.11-slim-bookworm
+FROM python:3.13-slim-trixie
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends \
         btrfs-progs e2fsprogs ledmon libudev1 mount nvme-cli smartmontools util-linux xfsprogs \

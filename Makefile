@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench fuzz sanity kube lab e2e proto crds manifests clean
+.PHONY: help setup demo test lint bench fuzz sanity kube lab e2e fresh proto crds manifests clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ lab: setup ## tests on a Linux kernel of their own, in a virtual machine (docs/t
 
 e2e: setup ## the manifest as real Pods: kubelet, containerd, a StatefulSet with a claim (docs/testing.md; ARGS="-k spdk" narrows)
 	@$(BIN)/python -m tests.e2e $(ARGS)
+
+fresh: setup ## the demo, mounts and CSI on Debian 12 and 13 as delivered, as root and as a user (docs/testing.md; ARGS="--suite trixie")
+	@$(BIN)/python -m tests.fresh $(ARGS)
 
 proto: setup ## regenerate agent/csi/pb from the CSI specification v1.12.0 (needs Go, or CSI_PROTO=path/to/csi.proto)
 	@PATH=$(CURDIR)/$(BIN):$$PATH sh scripts/proto.sh

@@ -74,7 +74,7 @@ class Workshop:
         self._lock.close()
 
     def base(self, reference: str) -> Layer:
-        """What stands for `python:3.11-slim-bookworm`, as no registry is asked: that Debian with its own Python."""
+        """What stands for `python:3.13-slim-trixie`, as no registry is asked: that Debian with its own Python."""
         found = re.fullmatch(r"(?:docker\.io/library/)?python:(\d+\.\d+)-slim-([a-z]+)", reference)
         if found is None:
             raise ValueError(f"base image {reference}: only python:X.Y-slim-SUITE can be stood in for")

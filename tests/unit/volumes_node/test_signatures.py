@@ -64,6 +64,10 @@ def write_through_file(path: Path, blocks: dict[int, int], wanted: list[tuple[in
     return written
 
 
+DOUBTED = ("jmicron_raid_member", "linux_raid_member 1.0", "zfs_member")
+"""What blkid of util-linux 2.41 does not believe without a right checksum or a second copy, as 2.38 does."""
+
+
 @pytest.mark.parametrize("name", SIGNATURES)
 async def test_the_table_is_true(machine: Machine, name: str) -> None:
     """Each is believed on a device that has nothing else, which is why such a device is not formatted."""
@@ -73,10 +77,11 @@ async def test_the_table_is_true(machine: Machine, name: str) -> None:
         for offset, data in SIGNATURES[name](64 * MIB):
             opened.seek(offset)
             opened.write(data)
-    assert believed(file) == name.split()[0]
+    kind = believed(file)
+    assert kind == name.split()[0] or (kind == "" and name in DOUBTED)
     before = file.read_bytes()
     for fs_type in ("ext4", "xfs", "btrfs"):
-        with pytest.raises(FailedPrecondition, match=name.split()[0]):
+        with pytest.raises(FailedPrecondition, match=kind or "data of an unknown kind"):
             await machine.node().stage(volume, staging, Filesystem(fs_type))
     assert file.read_bytes() == before
 
