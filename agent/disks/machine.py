@@ -16,13 +16,12 @@ import pyudev
 
 from agent.disks.source import PROPERTIES, Event, Look, Number, Usage
 from agent.errors import CommandFailed, DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
-from agent.host import blkid, mount
+from agent.host import blkid, mount, udev
 from agent.host import device as devices
 
 log = logging.getLogger(__name__)
 
 SYSFS = Path("/sys")
-UDEV_CONTROL = Path("/run/udev/control")
 HOST_MOUNTINFO = Path("/proc/1/mountinfo")
 SWAPS = Path("/proc/swaps")
 EVENT_BUFFER_BYTES = 16 << 20
@@ -104,18 +103,19 @@ class Machine:
             return Look(problem=str(error))
 
     def subscribe(self, on_event: Callable[[Event], None]) -> Callable[[], None]:
-        # Without udev's daemon nobody passes events on: then those of the kernel, which carry no properties, must do.
-        origin = "udev" if UDEV_CONTROL.exists() else "kernel"
-        try:
-            monitor = pyudev.Monitor.from_netlink(pyudev.Context(), origin)
-            monitor.filter_by("block")
-            with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN; the default of the kernel does otherwise
-                monitor.set_receive_buffer_size(EVENT_BUFFER_BYTES)
-            monitor.start()
-        except OSError as error:
-            log.warning("no events of block devices (%s): changes are found by looking periodically", error.strerror)
-            return lambda: None
-        return _Events(monitor, on_event).end
+        def unless_udev(event: Event) -> None:
+            if not udev.serves():
+                on_event(event)
+
+        # udev passes an event on when it knows the device. Without its daemon nobody does: then that of the kernel has
+        # to do, which carries no properties. The daemon may end, or be back, at any time.
+        ends = [_follow("udev", on_event), _follow("kernel", unless_udev)]
+
+        def end() -> None:
+            for each in ends:
+                each()
+
+        return end
 
     def _loops(self) -> Mapping[Number, tuple[str, ...]]:
         found = dict[Number, tuple[str, ...]]()
@@ -134,6 +134,22 @@ def readable(properties: Mapping[str, str]) -> dict[str, str]:
         with contextlib.suppress(UnicodeDecodeError, KeyError):
             found[name] = properties[name]
     return found
+
+
+def _follow(origin: str, on_event: Callable[[Event], None]) -> Callable[[], None]:
+    """Follow the events of one origin ("udev", "kernel"); returns what ends it."""
+    try:
+        monitor = pyudev.Monitor.from_netlink(pyudev.Context(), origin)
+        monitor.filter_by("block")
+        with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN; the default of the kernel does otherwise
+            monitor.set_receive_buffer_size(EVENT_BUFFER_BYTES)
+        monitor.start()
+    except OSError as error:
+        log.warning(
+            "no events of block devices from %s (%s): changes are found by looking periodically", origin, error.strerror
+        )
+        return lambda: None
+    return _Events(monitor, on_event).end
 
 
 class _Events:

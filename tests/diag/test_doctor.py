@@ -128,6 +128,7 @@ CASES: list[tuple[dict[str, Any], str, str, str | None, str]] = [
     ({"programs": without("mkfs.xfs")}, "programs", "fail", "fail", "xfsprogs"),
     ({"programs": without("smartctl")}, "optional programs", "warn", "warn", "smartmontools"),
     ({"programs": GOOD.programs | {"nvme": Program("/n", "nvme version 1.16")}}, "nvme-cli", "warn", "warn", "1.16"),
+    ({"udev_serves": False}, "udev", "warn", "warn", "systemd-udevd"),
     ({"now": 12.0}, "clock", "fail", "fail", "1970"),
     ({"clock_synchronized": False}, "clock", "warn", "warn", "chrony"),
     ({"state_dir": FolderFacts(filesystem="nfs4")}, "state folder", "fail", "fail", "local disk"),

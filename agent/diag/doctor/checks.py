@@ -36,6 +36,7 @@ CHECKS: Sequence[Check] = (
     Check(machine.ublk, Before.MAY),
     Check(machine.loop, Before.MAY),
     Check(machine.vfio, Before.MAY),
+    Check(machine.udev, Before.MAY),
     Check(machine.programs, Before.MUST),
     Check(machine.clock, Before.MUST),
     Check(running.state_dir, Before.MUST),

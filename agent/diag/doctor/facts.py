@@ -142,3 +142,4 @@ class Facts:
     kubernetes: KubernetesFacts | None = None
     """None: not under Kubernetes."""
     is_root: bool = True
+    udev_serves: bool = True

@@ -32,7 +32,7 @@ from agent.diag.doctor.facts import (
 )
 from agent.diag.doctor.machine_checks import FOR_VOLUMES, OPTIONAL, REQUIRED
 from agent.errors import QuarryError
-from agent.host import clock, process
+from agent.host import clock, process, udev
 from agent.model import ConditionStatus
 from agent.spdk import app, nature
 from agent.spdk.client import Client
@@ -111,6 +111,7 @@ async def gather(subject: Subject) -> Facts:
         disks=await _disks(agent.url),
         kubernetes=_kubernetes(subject) if subject.in_cluster else None,
         is_root=os.geteuid() == 0,
+        udev_serves=udev.serves(),
     )
 
 

@@ -147,6 +147,14 @@ def hugepages(facts: Facts) -> list[Finding]:
     return found
 
 
+def udev(facts: Facts) -> list[Finding]:
+    """Links and properties of disks come from its daemon; changes are seen by the kernel's events without it."""
+    if facts.udev_serves:
+        return [passed("udev", "its daemon serves")]
+    remedy = "`systemctl start systemd-udevd`; in a container show /run/udev of the machine"
+    return [warned("udev", "no daemon answers at /run/udev/control: of disks only what the kernel tells", remedy)]
+
+
 def programs(facts: Facts) -> list[Finding]:
     found: list[Finding] = []
     for names, level in ((REQUIRED, failed), (FOR_VOLUMES, failed), (OPTIONAL, warned)):

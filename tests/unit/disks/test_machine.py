@@ -201,6 +201,55 @@ def test_a_database_of_udev_with_bytes_that_are_no_text(attach: Attach) -> None:
     assert links == ["/dev/disk/by-id/good"]
 
 
+LISTEN = """
+import asyncio, socket, sys
+from pathlib import Path
+from agent.disks.machine import Machine
+
+async def main(name, control, state):
+    if state != "none":
+        daemon = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        daemon.bind(control)
+        if state == "dead":
+            daemon.close()
+        else:
+            daemon.listen()
+    seen = asyncio.Event()
+    end = Machine().subscribe(lambda event: seen.set() if event.disk == name else None)
+    if state == "dies":
+        daemon.close()
+    Path(f"/sys/class/block/{name}/uevent").write_text("change")
+    try:
+        await asyncio.wait_for(seen.wait(), 2)
+        print("seen")
+    except TimeoutError:
+        print("not seen")
+    end()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("daemon", "seen"), [("none", "seen"), ("dead", "seen"), ("dies", "seen"), ("serves", "not seen")]
+)
+def test_without_udevs_daemon_the_kernel_tells_of_changes(attach: Attach, daemon: str, seen: str) -> None:
+    """One that is killed leaves its socket behind. One that serves passes events on itself, when it knows the device;
+    here it is a socket that passes nothing on, in a /run that nobody else sees."""
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare")
+    name = attach()
+    script = 'mount -t tmpfs none /run && mkdir /run/udev && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", LISTEN]
+    done = subprocess.run([*argv, name, "/run/udev/control", daemon], capture_output=True, timeout=60, cwd=ROOT)
+    if b"unshare failed" in done.stderr or b"mount:" in done.stderr:
+        pytest.skip("mount namespaces cannot be made here")
+    if done.stdout == b"seen\n" and daemon == "serves":
+        pytest.skip("a daemon of this machine passes events on")
+    assert (done.stdout.decode().strip(), done.stderr.decode()) == (seen, "")
+
+
 @pytest.mark.root
 def test_a_mount_that_only_the_host_has_is_seen(attach: Attach, tmp_path: Path) -> None:
     """As from a container that shares the host's processes: the mount is in another mount namespace."""
