@@ -115,7 +115,7 @@ class IdleBench:
     async def _run(self) -> Idle:
         sizes, mode = self._sizes, self._target.mode
         await self._target.start()
-        self._say(f"{self._target.kind}, {mode}: with nothing")
+        self._say(f"{self._target.name}, {mode}: with nothing")
         bare, _, _ = await self._left_alone()
         client = await self._agent.start()
         names = [f"idle-{number}" for number in range(sizes.volumes)]
@@ -128,7 +128,7 @@ class IdleBench:
                 await _connected(hosts, self._target.address, self._port, volume_nqn(each), host)
                 for each in volumes[: sizes.hosts]
             ]
-            self._say(f"{self._target.kind}, {mode}: {sizes.volumes} exported, {sizes.hosts} hosts idle")
+            self._say(f"{self._target.name}, {mode}: {sizes.volumes} exported, {sizes.hosts} hosts idle")
             idle, agent, calls = await self._left_alone()
             loads = [each for depth in sizes.depths for each in await self._used(connected[0], depth)]
         return Idle(
@@ -160,7 +160,7 @@ class IdleBench:
         async def write(at: int) -> None:
             await host.write(namespace.nsid, at, data)
 
-        self._say(f"{self._target.kind}, {self._target.mode}: reads and writes at depth {depth}")
+        self._say(f"{self._target.name}, {self._target.mode}: reads and writes at depth {depth}")
         return [await self._measured(depth, name, each) for name, each in (("read", read), ("write", write))]
 
     async def _measured(self, depth: int, name: str, operation: Callable[[int], Awaitable[None]]) -> Load:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.bench import idle
 from tests.bench.churn_results import Churn, disagreement
 from tests.bench.churn_results import verdicts as verdicts_of_cluster
 from tests.bench.results import Latency, Results, verdicts
@@ -80,3 +81,21 @@ def test_latency_of_known_values() -> None:
     found = Latency.of([i / 1000 for i in range(1, 102)])
     assert (found.p50, found.p99, found.count) == (51.0, 100.0, 101)
     assert Latency.of([0.002]) == Latency(2.0, 2.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "percent", "volumes", "hosts", "passed"),
+    [
+        ("interrupt", 1.04, 100, 10, True),
+        ("interrupt", 3.01, 100, 10, False),
+        ("interrupt", 1.04, 99, 10, False),
+        ("interrupt", 1.04, 100, 9, False),
+        ("polling", 100.0, 100, 10, None),
+    ],
+)
+def test_the_bar_of_a_sleeping_target_can_be_missed(
+    mode: str, percent: float, volumes: int, hosts: int, passed: bool | None
+) -> None:
+    """Too much CPU, or less to do than was promised; who polls is not judged."""
+    found = idle.Idle("nvmf_tgt", mode, "SPDK v26.05", "AIO disk", volumes, hosts, 0.9, percent, 0.6, 0.9)
+    assert [each.passed for each in idle.verdicts([found], idle.Sizes())] == ([] if passed is None else [passed])

@@ -11,7 +11,7 @@ import pytest
 from agent.csi.client import CallFailed
 from agent.diag import activity
 from agent.errors import RpcError
-from agent.spdk import bdev, nature
+from agent.spdk import bdev, lvol, nature
 from agent.spdk.client import Client
 from agent.spdk.nature import Mode, Nature, Program
 from tests.crash.machine import NODE, Machine, Patient
@@ -59,12 +59,14 @@ async def test_nvmf_tgt_sleeps_unless_a_disk_is_polled(sleeper: Target) -> None:
         assert (found.program, found.mode, found.has_ublk) == (Program.NVMF_TGT, Mode.INTERRUPT, False)
         assert not found.wakes_for_nothing
         await bdev.aio_create(rpc, "aio", str(sleeper.disk("aio.img", 64 * MIB)), BLOCK)
+        await lvol.create_lvstore(rpc, "aio", "pool-aio", cluster_bytes=MIB, md_ratio=300)
         seen = await activity.watch(rpc, 0.5)
         assert seen.awake == ()
         try:
             await bdev.uring_create(rpc, "uring", str(sleeper.disk("uring.img", 64 * MIB)), BLOCK)
         except RpcError as error:
             pytest.skip(f"no io_uring here: {error}")
+        await lvol.create_lvstore(rpc, "uring", "pool-uring", cluster_bytes=MIB, md_ratio=300)  # polled from here on
         seen = await activity.watch(rpc, 0.5)
         assert seen.awake == ("bdev_uring_group_poll",)
         assert "io_uring" in activity.explained(found, seen)

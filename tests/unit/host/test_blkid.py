@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from agent.errors import CommandFailed
-from agent.host import blkid
+from agent.host import blkid, content
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(shutil.which("blkid") is None, reason="blkid is not installed")
@@ -111,3 +113,10 @@ async def test_cleared_ends_of_an_otherwise_empty_disk_are_blank(tmp_path: Path)
     await blkid.clear_ends(disk)
     assert (await blkid.probe(disk)).blank
     assert disk.stat().st_size == 64 * MIB
+
+
+async def test_a_reason_is_told_in_plain_words(tmp_path: Path) -> None:
+    """What the system refuses is said as it says it, without the names of Python."""
+    argv = [sys.executable, str(Path(content.__file__)), "look", str(tmp_path)]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "Is a directory\n")
