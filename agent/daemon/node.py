@@ -94,7 +94,7 @@ class NodeAgent(TargetSide):
         snapshots = SnapshotKeeper(self.rpc, here, core.ledger, core.cutter, core.lineage, core.operations)
         snapshots.hides = False
         unrecorded = UnrecordedKeeper(
-            self.rpc, here, core.records, core.operations.guard, None, self.keeper.audit_soon, core.zeroing
+            self.rpc, here, core.records, core.operations.guard, None, self.keeper.audit_soon, core.reconciler.destroy
         )
         self.keeper.companions += [snapshots, unrecorded]
         still = self._stillness(self._attachable)

@@ -55,13 +55,11 @@ class Standalone(TargetSide):
         lineage, operations, reconciler = core.lineage, core.operations, core.reconciler
         adoption = Adoption(self.rpc, store, core.records, core.ledger, reconciler, lineage, operations.guard)
         adoption.settle_soon = self.keeper.settle_soon
-        self.keeper.companions += [
-            adoption,
-            UnrecordedKeeper(
-                self.rpc, store, core.records, operations.guard, adoption.adopt, self.keeper.audit_soon, core.zeroing
-            ),
-            TargetRecord(registration, self.keeper),
-        ]
+        guard, audit_soon = operations.guard, self.keeper.audit_soon
+        unrecorded = UnrecordedKeeper(
+            self.rpc, store, core.records, guard, adoption.adopt, audit_soon, reconciler.destroy
+        )
+        self.keeper.companions += [adoption, unrecorded, TargetRecord(registration, self.keeper)]
         frontends = self._frontends(node, reconciler)
         sources = self._snapshot_side(core, frontends)
         self.volumes = VolumeService(

@@ -156,7 +156,7 @@ class TargetSide:
             self._keep_disks(store, records, follower, pools)
             self.keeper.companions.append(WriteCacheKeeper(records, pools, caches))
         cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage, zeroing)
-        return Core(store, book, lineage, operations, reconciler, cutter, records, zeroing)
+        return Core(store, book, lineage, operations, reconciler, cutter, records)
 
     def _stillness(self, frontends: dict[Frontend, FrontendDriver]) -> Stillness:
         settings = self.settings
@@ -261,7 +261,6 @@ class Core(NamedTuple):
     reconciler: Reconciler
     cutter: SnapshotReconciler
     records: DiskRecords
-    zeroing: Zeroing
 
 
 class _Disks(NamedTuple):

@@ -43,9 +43,7 @@ def of(parts: Parts, facts: Facts) -> list[Metric]:
     if parts.keeper is not None:
         made += _target(parts.keeper)
     if facts.store_answers:
-        made += [*_disks(facts.disks), *_volumes(facts)]
-        if parts.dead_nodes is not None:
-            made.append(_nodes(facts.dead_nodes))
+        made += [*_disks(facts.disks), *_volumes(facts), _nodes(facts.dead_nodes)]
         if parts.ledger is not None:
             made += _pools(facts.disks, parts.ledger)
         if parts.rpc is not None:

@@ -21,7 +21,7 @@ from agent.errors import (
     Unavailable,
 )
 from agent.model import POOL_PREFIX, Endpoint, Frontend, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
-from agent.spdk import nvmf
+from agent.spdk import lvol, nvmf
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes import actions
@@ -30,6 +30,7 @@ from agent.volumes.names import serial_number, volume_nqn
 from agent.volumes.observed import Observed, read_one
 from agent.volumes.placement import Ledger
 from agent.volumes.plan import (
+    NOTHING,
     Action,
     AddListener,
     CreateLvol,
@@ -175,6 +176,14 @@ class Reconciler:
         """Whether the target has data of that name: of a volume without a record they are somebody's."""
         return self._observed is not None and self._observed.get(volume).lvol is not None
 
+    async def destroy(self, disk: str, name: str) -> None:
+        """Delete data of ours that have no record, for who holds their guard. Raises RpcError for what has clones."""
+        async with self._zeroing.deleting(disk), self._lineage.lvols.hold(name):
+            await lvol.delete(self._rpc, f"{POOL_PREFIX}{disk}/{name}", timeout_s=actions.DELETE_TIMEOUT_S)
+        if self._observed is not None:
+            self._observed.set(name, NOTHING)
+        self._lineage.gone(name)
+
     async def withdraw(self, volume: str) -> None:
         """Serve a volume no more that is recorded elsewhere, or nowhere. Its data, if they are here, stay."""
         if self._observed is None or self._observed.get(volume).subsystem is None:
@@ -293,16 +302,16 @@ class Reconciler:
     def _judged(self, volume: Volume, desired: DesiredReplica) -> VolumeStatus:
         observed = volume.meta.generation
         seen = self._observed.get(volume.meta.name) if self._observed else None
-        lvol = seen.lvol if seen else None
+        here = seen.lvol if seen else None
         if seen is not None and is_lost(desired, seen):
             what = f"its data (lvol {desired.lvol_uuid}) are not in pool {desired.pool}"
             return replace(volume.status, phase=VolumePhase.FAILED, message=what, observed=observed, failure=None)
-        if lvol is None:
+        if here is None:
             return replace(volume.status, observed=observed, failure=None)
         replica = ReplicaStatus(
             name=next(each.name for each in volume.spec.placement if each.node == self.node),
             ready=True,
-            lvol_uuid=lvol.uuid,
+            lvol_uuid=here.uuid,
             endpoint=Endpoint(desired.nqn, desired.listener.address, desired.listener.port)
             if desired.exported
             else None,
@@ -310,7 +319,7 @@ class Reconciler:
         return replace(
             volume.status,
             phase=VolumePhase.READY,
-            size_bytes=lvol.size_bytes,
+            size_bytes=here.size_bytes,
             replicas=(replica,),
             message="",
             observed=observed,

@@ -13,18 +13,16 @@ from dataclasses import replace
 
 from agent.errors import Busy, Conflict, NotFound, QuarryError
 from agent.model import Condition, ConditionStatus, Disk, DiskPhase, Provisioning, Snapshot, UnrecordedData, Volume
-from agent.spdk import bdev, lvol
+from agent.spdk import bdev
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.tasks.work import Work
-from agent.volumes.actions import DELETE_TIMEOUT_S
 from agent.volumes.changes import Changes
 from agent.volumes.disk_records import DiskRecords, with_condition, without_condition
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.names import is_volume_id
 from agent.volumes.observed import Observed
 from agent.volumes.snapshots import guard_key
-from agent.volumes.zeroing import Zeroing
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,8 @@ Adopt = Callable[[str, Disk, Mapping[str, str]], Awaitable[None]]
 class UnrecordedKeeper:
     """Implements `agent.volumes.bringup.Companion`. `records` is what is recorded here: volumes, snapshots, disks.
 
-    `adopt` makes records; None: the controller does. `audit_soon` is called when somebody has said what to do.
+    `adopt` makes records; None: the controller does. `destroy` deletes data, by disk and name. `audit_soon` is called
+    when somebody has said what to do.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class UnrecordedKeeper:
         guard: VolumeGuard,
         adopt: Adopt | None,
         audit_soon: Callable[[], None],
-        zeroing: Zeroing,
+        destroy: Callable[[str, str], Awaitable[None]],
     ) -> None:
         self._rpc = rpc
         self._store = store
@@ -62,7 +61,7 @@ class UnrecordedKeeper:
         self._guard = guard
         self._adopt = adopt
         self._audit_soon = audit_soon
-        self._zeroing = zeroing
+        self._destroy = destroy
         self._wishes = Work("wishes about disk", self._look_at_wishes)
         self._changes = Changes(store, Disk, self._wishes.stir)
 
@@ -128,8 +127,7 @@ class UnrecordedKeeper:
             async with self._guard.hold(name if is_volume_id(name) else guard_key(name)):
                 if not await self._is_recorded(name):
                     log.warning("data %s on disk %s are discarded", name, disk.meta.name)
-                    async with self._zeroing.deleting(disk.meta.name):
-                        await lvol.delete(self._rpc, f"{disk.pool_name}/{name}", timeout_s=DELETE_TIMEOUT_S)
+                    await self._destroy(disk.meta.name, name)
         except Busy as error:
             log.info("%s is discarded with the next look: %s", name, error)
         except QuarryError as error:

@@ -44,6 +44,8 @@ async def test_data_without_a_record(cluster: GatedCluster, open_store: Opener, 
     await until(lambda: _is_told(store, kept), 30)
     assert lost not in set.union(*(await cluster.lvols()).values())
     assert await cluster.ask(lambda csi: csi.create_volume("lost", SIZE)) == lost
+    async with cluster.opened(lost, "node-a") as host:
+        assert await host.read(1, 0, 4096) == bytes(4096)
 
     await _wish(store, plane, "adopt", kept)
     await until(lambda: _is_told(store), 30)
