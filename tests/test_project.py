@@ -97,6 +97,29 @@ def test_no_task_is_begun_that_may_end_unnoticed() -> None:
     assert AWAITED_TASKS.keys() - begun == set(), "begins no task any more: take it off the list"
 
 
+NOTHING_TO_ZERO = {"volumes/seeding.py"}
+"""Deletes only lvols that never held anything."""
+
+
+def test_no_lvol_is_deleted_without_a_note() -> None:
+    """What the target has not zeroed when it is killed is found by the note (decision 0011)."""
+    unnoted = []
+    for path in (ROOT / "agent" / "volumes").rglob("*.py"):
+        name = path.relative_to(ROOT / "agent").as_posix()
+        tree = ast.parse(path.read_text())
+        noted = {
+            id(call)
+            for block in ast.walk(tree)
+            if isinstance(block, ast.AsyncWith) and any("deleting(" in ast.unparse(each) for each in block.items)
+            for call in ast.walk(block)
+        }
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "lvol.delete" and id(call) not in noted:
+                unnoted.append(name)
+    # actions: as the reconciler tells it, in its own block. zeroing: what it deletes is under its own note.
+    assert set(unnoted) - NOTHING_TO_ZERO == {"volumes/actions.py", "volumes/zeroing.py"}
+
+
 def test_every_folder_of_code_is_a_package_so_that_a_wheel_has_it() -> None:
     folders = {path.parent for path in (ROOT / "agent").rglob("*.py")}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
