@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from agent.cli import recorded
 from agent.cli.asking import Where, all_of
 from agent.cli.resources import Kind
 from agent.cli.tables import size
@@ -68,7 +69,9 @@ def _row(disk: dict[str, Any]) -> list[str]:
         size(space["allocated_bytes"]) if space else "-",
         size(space["reserved_bytes"]) if space else "-",
         disk["meta"]["name"],
-        status["message"] or "; ".join(status["reasons"]),
+        status["message"]
+        or recorded.zeroing((each["type"], each["message"]) for each in status["conditions"])
+        or "; ".join(status["reasons"]),
     ]
 
 

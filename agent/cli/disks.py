@@ -70,7 +70,7 @@ def list_disks(recording: Path | None, where: Where, output: str) -> None:
     if output == "json":
         print_json([document(known) | recorded.document(disk) | _space(disk, now) for known, disk in found])
     else:
-        more = {"STATE": [disk.status.phase.value if disk else "-" for _, disk in found]}
+        more = {"STATE": [recorded.state(disk) for _, disk in found]}
         if now:
             more["TAKEN"] = [agent_disks.taken(now.get(disk.meta.name) if disk else None) for _, disk in found]
         print_disks([known for known, _ in found], more if any(disk for _, disk in found) else None)

@@ -88,6 +88,20 @@ def document(disk: Disk | None) -> dict[str, Any]:
     }
 
 
+def state(disk: Disk | None) -> str:
+    """The phase, and how far its zeroing is while that goes on: `Ready, 31 %`."""
+    if disk is None:
+        return "-"
+    told = zeroing((each.type, each.message) for each in disk.status.conditions) or disk.status.message
+    percent, colon, _ = told.partition(":")
+    return f"{disk.status.phase}, {percent}" if colon and percent.endswith(" %") else disk.status.phase.value
+
+
+def zeroing(conditions: Iterable[tuple[str, str]]) -> str:
+    """How far the zeroing of free space is, of (type, message) of a Disk's conditions; empty when none goes on."""
+    return next((message for kind, message in conditions if kind == "FreeSpaceZeroed"), "")
+
+
 def lines(disk: Disk | None) -> Iterable[tuple[str, list[str]]]:
     """The same for a person."""
     from agent.cli.tables import size

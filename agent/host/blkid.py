@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,9 @@ PROBE_TIMEOUT_S = 30.0
 SIZE_TIMEOUT_S = 5.0
 UNLABEL_TIMEOUT_S = 300.0
 """A pool has 16 MiB of metadata and 64 MiB for each TiB of its disk."""
+ZERO_BYTES = 4 << 30
+"""What a device is asked to zero at a time: between two it is told how far it is."""
+ZERO_TIMEOUT_S = 600.0
 _NOTHING_FOUND = 2
 _AMBIVALENT = 8
 
@@ -142,6 +146,20 @@ async def remove_pool(device: Path, label: Label) -> None:
         raise FailedPrecondition(told or f"{device} is in use: see `lsblk {device}`")
     if done.code == contents.OTHER:
         raise FailedPrecondition(f"{device} does not carry the pool {label.name!r} ({label.uuid}) any more")
+
+
+async def zero(device: Path, start: int, end: int, tell: Callable[[int], Awaitable[None]]) -> bool:
+    """Have the device itself make a range of bytes read as zeroes; False when it cannot.
+
+    `tell` is called with the bytes that are done, now and then. Who calls it holds the device.
+    """
+    for at in range(start, end, ZERO_BYTES):
+        await tell(at - start)
+        command = [*_script("zero", device), str(at), str(min(end, at + ZERO_BYTES))]
+        done = await process.run(command, timeout_s=ZERO_TIMEOUT_S, ok_codes=(0, contents.UNSUPPORTED))
+        if done.code == contents.UNSUPPORTED:
+            return False
+    return True
 
 
 async def _look(device: Path) -> contents.Facts:

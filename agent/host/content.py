@@ -1,4 +1,4 @@
-"""Looks at (or clears) a device, as a program of its own: `python content.py look|size|clear|hold|unlabel DEVICE`.
+"""Looks at or clears a device, as a program of its own: `python content.py look|size|clear|hold|unlabel|zero DEVICE`.
 
 A child process since a read from a device whose target is away may wait for ever: a child can be killed, a thread not.
 Nothing of the agent is imported, to start fast.
@@ -17,6 +17,8 @@ HELD = 3
 """Exit code of `hold` and `unlabel` for a device that is in use."""
 OTHER = 4
 """Exit code of `unlabel` for a device that does not carry that pool."""
+UNSUPPORTED = 5
+"""Exit code of `zero` for a device that cannot do it by itself."""
 END_BYTES = 1 << 20
 SAMPLE_BYTES = 4096
 SAMPLES = 64
@@ -27,6 +29,7 @@ PAGE_BYTES_MAX = 1 << 16
 LVSTORE = b"LVOLSTORE"
 NAME_MAX = 64  # SPDK_LVS_NAME_MAX
 BLKZEROOUT = 0x127F  # linux/fs.h
+FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 1, 2  # linux/falloc.h
 
 Facts = dict[str, int | str | None]
 
@@ -95,6 +98,27 @@ def unlabel(path: str, name: str, uuid: str) -> int:
     _zero(descriptor, SUPER_BYTES, end)
     os.fsync(descriptor)
     _zero(descriptor, 0, SUPER_BYTES)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return 0
+
+
+def zero(path: str, start: int, end: int) -> int:
+    """Have the device itself make a range read as zeroes; UNSUPPORTED when it cannot, or does not promise it.
+
+    fallocate(2) on a block device: PUNCH_HOLE is a Write Zeroes that may deallocate, never a mere discard and never
+    replaced by writing (linux/block/fops.c, BLKDEV_ZERO_NOFALLBACK).
+    """
+    import ctypes  # what looks at a device does without
+
+    call = ctypes.CDLL(None, use_errno=True).fallocate64
+    call.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    descriptor = os.open(path, os.O_RDWR)
+    if call(descriptor, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, start, end - start):
+        code = ctypes.get_errno()
+        if code in (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENODEV):
+            return UNSUPPORTED
+        raise OSError(code, os.strerror(code))
     os.fsync(descriptor)
     os.close(descriptor)
     return 0
@@ -205,6 +229,9 @@ def main(action: str, *arguments: str) -> int:
         return hold(*arguments)
     elif action == "unlabel":
         return unlabel(*arguments)
+    elif action == "zero":
+        path, start, end = arguments
+        return zero(path, int(start), int(end))
     else:
         sys.stdout.write(json.dumps(look(*arguments)))
     return 0

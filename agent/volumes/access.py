@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Protocol
 
@@ -13,6 +14,9 @@ LOAD_TIMEOUT_S = 600.0
 """How long a pool may take to load: after a crash every metadata page is read (see docs/decisions/0002)."""
 
 FILE, KERNEL, USERSPACE = "file", DiskDriver.KERNEL.value, DiskDriver.USERSPACE.value
+
+
+Tell = Callable[[int], Awaitable[None]]
 
 
 class Why(StrEnum):
@@ -63,6 +67,13 @@ class DiskAccess(Protocol):
         """Raise FailedPrecondition unless nothing lies on the disk. Called immediately before a pool is made on it.
 
         In phase Formatting what was begun earlier may lie there: half a pool of ours, and nothing else.
+        """
+        ...
+
+    async def zero(self, disk: Disk, start: int, end: int, tell: Tell) -> bool:
+        """Make these bytes of the attached disk read as zeroes, which must be nobody's; False when that takes writing.
+
+        Called once `require_blank` has passed, or for what a disk has gained. `tell`: see `agent.host.blkid.zero`.
         """
         ...
 

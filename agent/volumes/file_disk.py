@@ -11,7 +11,7 @@ from agent.host import holders
 from agent.model import Disk, DiskPhase
 from agent.spdk import bdev
 from agent.spdk.client import Rpc
-from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Why
+from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Tell, Why
 from agent.volumes.pool_size import shrunk
 
 
@@ -64,6 +64,10 @@ class FileAccess:
             if (why := await self._whose_pool(path)) == "":
                 raise
             raise Refused(Why.OTHER_POOL, why) from error
+
+    async def zero(self, disk: Disk, start: int, end: int, tell: Tell) -> bool:
+        """All of a new disk was read, and what a file gains is zeroes."""
+        return True
 
     async def detach(self, disk: Disk) -> None:
         try:

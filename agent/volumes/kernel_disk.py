@@ -25,7 +25,7 @@ from agent.host import blkid
 from agent.model import Disk, DiskPhase
 from agent.spdk import app, bdev
 from agent.spdk.client import Rpc
-from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Why
+from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Tell, Why
 from agent.volumes.pool_size import shrunk
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,12 @@ class KernelAccess:
 
     async def require_blank(self, disk: Disk) -> None:
         await self._cleared(disk, lambda found: _refuse_unless_blank(disk, found))
+
+    async def zero(self, disk: Disk, start: int, end: int, tell: Tell) -> bool:
+        known, held = await self._find(disk), self._holds.get(disk.meta.name)
+        if held is None or not held.is_of(known.status.path):
+            return False
+        return await blkid.zero(Path(known.status.path), start, end, tell)
 
     async def detach(self, disk: Disk) -> None:
         try:

@@ -23,7 +23,7 @@ from agent.model import (
 from agent.store.interface import R, Store
 from agent.store.through import StoreThrough
 from agent.volumes.disk_records import HEALTH, IO_ERRORS, POWER_LOSS
-from agent.volumes.pools import SPACE_LOW
+from agent.volumes.pool_size import SPACE_LOW
 
 _WELL = {
     (ALIVE, ConditionStatus.TRUE),

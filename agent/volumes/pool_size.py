@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from agent.config import PoolSettings
 from agent.errors import Unavailable
-from agent.model import Disk
+from agent.model import Condition, ConditionStatus, Disk
 from agent.sizes import gib
 from agent.spdk import lvol
 from agent.spdk.client import Rpc
+from agent.volumes.space import Space, describe
 
 log = logging.getLogger(__name__)
+
+SPACE_LOW = "SpaceLow"
+"""Condition of a Disk: its pool is short of space; the reason is the name of agent.volumes.space.Space."""
 
 _TIB = 1 << 40
 
@@ -57,3 +62,14 @@ def metadata_ratio(size_bytes: int, settings: PoolSettings) -> int:
     pages = settings.metadata_pages_min + settings.metadata_pages_per_tib * size_bytes // _TIB
     clusters = max(1, size_bytes // settings.cluster_bytes)
     return max(1, -(-pages * 100 // clusters))
+
+
+def low_space(disk: Disk, space: Space, info: lvol.LvstoreInfo) -> Condition:
+    """The condition SpaceLow of a disk. It stays as it is, figures included, until its pool passes a threshold."""
+    reason = space.name.capitalize()
+    for known in disk.status.conditions:
+        if known.type == SPACE_LOW and known.reason == reason:
+            return known
+    status = ConditionStatus.FALSE if space is Space.AMPLE else ConditionStatus.TRUE
+    message = describe(disk.pool_name, space, info.size_bytes, info.free_bytes)
+    return Condition(SPACE_LOW, status, reason, message, time.time())

@@ -30,12 +30,8 @@ from agent.volumes.disk_records import (
 from agent.volumes.names import is_held_name
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.safeguards import Safeguards
-from agent.volumes.space import Space, describe
 
 log = logging.getLogger(__name__)
-
-SPACE_LOW = "SpaceLow"
-"""Condition of a Disk: its pool is short of space; the reason is the name of agent.volumes.space.Space."""
 
 USABLE = "Usable"
 """Condition of a Disk that is claimed and cannot be used; the reason is one of agent.volumes.access.Why."""
@@ -201,21 +197,25 @@ class Pools:
             )
         if info is not None and info.base_bdev != disk.bdev_name:
             raise Refused(Why.OTHER_POOL, f"pool {disk.pool_name} is served from {info.base_bdev}, another disk")
-        is_new = info is None
+        is_zeroed = False
         if info is None:
-            disk = await self._create_pool(disk)
+            disk, is_zeroed = await self._create_pool(disk)
             info = await lvol.get_lvstore(self._rpc, disk.pool_name)
             if info is None:
                 raise RpcError("bdev_lvol_create_lvstore", 0, f"pool {disk.pool_name} is missing after its creation")
         device = await bdev.get(self._rpc, disk.bdev_name)
-        disk = await self._zeroing.loaded(disk, unknown=not before and not is_new)
+        disk = await self._zeroing.loaded(disk, unknown=not before and not is_zeroed)
         info = await lvol.get_lvstore(self._rpc, disk.pool_name) or info
         size_bytes, had = device.size_bytes if device else 0, disk.status.pool.device_bytes
         if 0 < had < size_bytes and (limit := pool_size.beyond_limit(disk, info, size_bytes)):
             disk = await self._tell(disk, _attention(Why.GROWTH_LIMIT, limit))
             return await self._record(disk, info, device_bytes=had)
         if 0 < had < size_bytes:
+            is_zeroed = await self._zero_gain(disk, info, size_bytes)
             info = await pool_size.grown(self._rpc, disk, info, size_bytes)
+            if not is_zeroed:
+                disk = await self._zeroing.grown(disk)
+                info = await lvol.get_lvstore(self._rpc, disk.pool_name) or info
         return await self._record(await self._all_is_well(disk), info, device_bytes=size_bytes)
 
     async def _goes_on(self, disk: Disk, error: QuarryError) -> bool:
@@ -232,7 +232,8 @@ class Pools:
         await self._record(await self._tell(disk, _attention(why, str(error))), info)
         return True
 
-    async def _create_pool(self, disk: Disk) -> Disk:
+    async def _create_pool(self, disk: Disk) -> tuple[Disk, bool]:
+        """Make it; whether all of the disk reads as zeroes beside it."""
         access = self._reach(disk)
         try:
             if disk.status.phase is not DiskPhase.FORMATTING:
@@ -241,6 +242,7 @@ class Pools:
                 disk = await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FORMATTING))
             log.info("creating pool %s on %s", disk.pool_name, disk.status.path)
             await access.require_blank(disk)  # the last look before data would be destroyed
+            is_zeroed = await self._zero(disk, 0, disk.status.size_bytes)
             await lvol.create_lvstore(
                 self._rpc,
                 disk.bdev_name,
@@ -256,7 +258,22 @@ class Pools:
                 await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.AVAILABLE))
             await access.detach(disk)
             raise
-        return disk
+        return disk, is_zeroed
+
+    async def _zero(self, disk: Disk, start: int, end: int) -> bool:
+        """Have the disk zero itself where it can, telling how far it is."""
+        size = end - start
+
+        async def tell(done: int) -> None:
+            message = f"{100 * done // size} %: {done >> 20} of {size >> 20} MiB are zeroed"
+            await self._records.change(disk, lambda now: replace(now, status=replace(now.status, message=message)))
+
+        return await self._reach(disk).zero(disk, start, end, tell)
+
+    async def _zero_gain(self, disk: Disk, info: lvol.LvstoreInfo, size_bytes: int) -> bool:
+        """Zero what the disk has gained; not when the pool may have it already, since a growth was cut off."""
+        pool = disk.status.pool
+        return info.size_bytes == pool.size_bytes and await self._zero(disk, pool.device_bytes, size_bytes)
 
     async def _begin_release(self, disk: Disk) -> Disk:
         pool = self._ledger.pool(disk.meta.name)
@@ -296,7 +313,7 @@ class Pools:
             accepting=takes_new_volumes(disk),
         )
         self._ledger.set_pool(pool, as_of)
-        low = low_space(disk, self._ledger.space(pool), info)
+        low = pool_size.low_space(disk, self._ledger.space(pool), info)
         if low not in disk.status.conditions and (low.status is ConditionStatus.TRUE or disk.status.conditions):
             log.log(logging.WARNING if low.status is ConditionStatus.TRUE else logging.INFO, "%s", low.message)
 
@@ -380,14 +397,3 @@ def _some(names: list[str], limit: int = 10) -> str:
 
 def _gone(disk: Disk) -> Unavailable:
     return Unavailable(f"pool {disk.pool_name} is gone from the target: the disk failed or was removed")
-
-
-def low_space(disk: Disk, space: Space, info: lvol.LvstoreInfo) -> Condition:
-    """The condition SpaceLow of a disk. It stays as it is, figures included, until its pool passes a threshold."""
-    reason = space.name.capitalize()
-    for known in disk.status.conditions:
-        if known.type == SPACE_LOW and known.reason == reason:
-            return known
-    status = ConditionStatus.FALSE if space is Space.AMPLE else ConditionStatus.TRUE
-    message = describe(disk.pool_name, space, info.size_bytes, info.free_bytes)
-    return Condition(SPACE_LOW, status, reason, message, time.time())

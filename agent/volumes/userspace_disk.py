@@ -19,7 +19,7 @@ from agent.host import blkid
 from agent.model import Disk, DiskPhase
 from agent.spdk import bdev, lvol, nvme_controller
 from agent.spdk.client import Rpc
-from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Why
+from agent.volumes.access import LOAD_TIMEOUT_S, NOT_LOADED, Refused, Tell, Why
 from agent.volumes.pool_size import shrunk
 
 log = logging.getLogger(__name__)
@@ -94,6 +94,10 @@ class UserspaceAccess:
                 f"{binding.shown_as(bound)} carries {what} and is not blank; it is left alone. To look at it: "
                 f"`quarry disks unbind {binding.address}`",
             )
+
+    async def zero(self, disk: Disk, start: int, end: int, tell: Tell) -> bool:
+        """The target does it, by Write Zeroes where the disk has that."""
+        return False
 
     async def detach(self, disk: Disk) -> None:
         """The controller goes as a whole: not while a pool of another of its namespaces is in use."""

@@ -4,6 +4,8 @@ The target records the deletion of an lvol first and zeroes its clusters after t
 disk (`PoolStatus.free_space`) before a deletion is asked for, and stays until all have been answered. A pool that was
 loaded anew while the note stood may have data in its free clusters: before anybody can write to it all of them are
 held by lvols of ours, whose deletion zeroes them, one after the other.
+
+So is a new pool on a disk that could not be zeroed before it was made (decision 0012).
 """
 
 from __future__ import annotations
@@ -142,6 +144,9 @@ class Zeroing:
         name, pool = disk.meta.name, self._pool(disk.meta.name)
         async with pool.writing:
             disk = await self._records.get(name) or disk  # as `before_attach` has left it
+            if unknown and pool.looked_at:  # it is the record that was lost
+                known = FreeSpace.DELETING if pool.noted else FreeSpace.ZEROED
+                return await self._records.change(disk, lambda now: _with(now, known))
             if unknown:
                 disk = await self._records.change(disk, lambda now: _with(now, FreeSpace.UNKNOWN))
             is_unknown = pool.interrupted or disk.status.pool.free_space is FreeSpace.UNKNOWN
@@ -159,6 +164,13 @@ class Zeroing:
                 async with asyncio.timeout(WAIT_S):
                     await pool.clean.wait()
         return await self._records.get(name) or disk
+
+    async def grown(self, disk: Disk) -> Disk:
+        """The pool has got space that may hold anything, and may be written to meanwhile: hold what is free."""
+        pool = self._pool(disk.meta.name)
+        async with pool.writing:
+            pool.looked_at = False
+        return await self.loaded(disk, unknown=True)
 
     def lets_in(self, disk: Disk) -> bool:
         """Whether the pool may serve, as far as its free space is concerned."""
@@ -252,7 +264,8 @@ class Zeroing:
             raise Unavailable(f"pool {disk.pool_name} is still zeroing what was deleted")
 
     async def _tell(self, disk: Disk, done: int, of: int) -> None:
-        message = f"{done // MIB} of {of // MIB} MiB of free space are zeroed; what is not is given to nobody"
+        percent = 100 * done // max(1, of)
+        message = f"{percent} %: {done // MIB} of {of // MIB} MiB of free space are zeroed; the rest is given to nobody"
         condition = Condition(ZEROED, ConditionStatus.FALSE, "Zeroing", message, time.time())
 
         def told(now: Disk) -> Disk:

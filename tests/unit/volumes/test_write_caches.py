@@ -18,7 +18,7 @@ from agent.model import ConditionStatus, Disk, DiskPhase, DiskSpec, DiskStatus, 
 from agent.spdk.client import Client, Rpc
 from agent.store.local import LocalStore, open_local
 from agent.volumes import write_caches
-from agent.volumes.access import DiskAccess, Refused, Why
+from agent.volumes.access import DiskAccess, Refused, Tell, Why
 from agent.volumes.disk_records import DiskRecords, takes_new_volumes
 from agent.volumes.news import news
 from agent.volumes.placement import Ledger, Pool
@@ -118,6 +118,9 @@ class BlankDisk:
 
     async def require_blank(self, disk: Disk) -> None:
         pass
+
+    async def zero(self, disk: Disk, start: int, end: int, tell: Tell) -> bool:
+        return True
 
     async def detach(self, disk: Disk) -> None:
         self.attached = False
