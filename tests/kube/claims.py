@@ -196,11 +196,15 @@ class Claims:
                 await self._ask("PATCH", name, {"metadata": {"finalizers": None}})
                 await self.delete(name)
 
-    async def all_gone(self) -> None:
+    async def objects_gone(self) -> None:
         """Waits until no object is left, here and of ours."""
         quarry = [f"/apis/quarry.storage/v1alpha1/{kind}" for kind in ("volumes", "snapshots")]
         for path in (ATTACHMENTS, CLAIMS, VOLUMES, SNAPSHOTS, CONTENTS, *quarry):
             await self.gone(path)
+
+    async def all_gone(self) -> None:
+        """Waits until no object is left, and nothing in the targets."""
+        await self.objects_gone()
         deadline = time.monotonic() + PATIENCE_S
         nothing: dict[str, set[str]] = {node: set() for node in NODES}
         while (left := (await self._cluster.lvols(), await self._cluster.exports())) != (nothing, nothing):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from agent.model import Volume
+from agent.model import ALIVE, StorageNode, Volume
 
 from . import sidecars
 from .claims import CAPACITIES, CLAIMS, SNAPSHOTS, Claims
 from .cluster import CONTROLLERS, NODES
+from .commands import quarry
 from .conftest import Opener, until
 from .installed import InstalledCluster
+from .plane import Plane
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.apiserver("tokens for the sidecars")]
 
@@ -51,6 +53,35 @@ async def test_the_life_of_claims(claims: Claims, cluster: InstalledCluster, ope
     await claims.delete(f"{SNAPSHOTS}/snap")
     await claims.all_gone()
     assert not cluster.restarts, f"ended by themselves: {cluster.restarts}\n{cluster.logs()}"
+
+
+async def test_nothing_waits_for_a_node_that_was_forgotten(
+    claims: Claims, cluster: InstalledCluster, open_store: Opener, plane: Plane
+) -> None:
+    """A claim that another node uses, and a snapshot of it: attachment, volumes and contents go."""
+    store = await open_store()
+    await claims.claim("claim", "64Mi", "node-a")
+    volume = await claims.bound("claim")
+    await claims.snapshot("snap", "claim")
+    await claims.attach(volume, "node-b")
+
+    async def says(status: str) -> bool:
+        node = await store.get(StorageNode, "node-a")
+        conditions = node.status.conditions if node else ()
+        return any((each.type, each.status) == (ALIVE, status) for each in conditions)
+
+    await until(lambda: says("True"), 90)
+    cluster.kill("node-a")
+    cluster.kill_target("node-a")
+    await until(lambda: says("False"), 90)
+    done = await quarry(plane, "nodes", "forget", "node-a", "--yes")
+    if done is None:
+        pytest.skip("no kubectl")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    await claims.detach(volume, "node-b")
+    await claims.delete(f"{CLAIMS}/claim")
+    await claims.delete(f"{SNAPSHOTS}/snap")
+    await claims.objects_gone()
 
 
 async def test_room_is_told_to_the_scheduler(claims: Claims) -> None:
