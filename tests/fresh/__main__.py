@@ -10,6 +10,8 @@ import time
 
 from tests.fresh.machine import MIRROR, SUITES, fresh, missing
 
+FOR_USERS = "python3-venv e2fsprogs xfsprogs"
+"""What an ordinary user asks the administrator for: `make` says so."""
 DEMO = ("make demo",)
 MOUNTS_AND_CSI = "tests/unit/volumes_node tests/unit/host tests/csi tests/test_demo.py"
 EVERYTHING = (
@@ -47,8 +49,9 @@ def main() -> None:
 def tried(suite: str, commands: tuple[str, ...], *, user: bool = False) -> list[str]:
     """Those of the commands that failed on a fresh machine. What an ordinary user cannot install is there already."""
     with fresh(suite, user=user) as machine:
-        if user and machine.as_root("apt-get -qq update && apt-get -qq install -y python3-venv >/dev/null"):
-            return ["apt-get install python3-venv"]
+        install = f"apt-get -qq update && apt-get -qq install -y --no-install-recommends {FOR_USERS} >/dev/null"
+        if user and machine.as_root(install):
+            return [install]
         wrong = []
         for command in commands:
             print(f"--- {suite} as {'user' if user else 'root'}: {command}", flush=True)
