@@ -256,7 +256,7 @@ async def test_a_sata_disk_is_told_too(make_node: MakeNode) -> None:
     async with node.served(), claimed(node, SERIALS["ssd"], "kernel") as disk:
         assert await told(node, disk) == ("True", "SwitchedOff")
         assert file.read_text().strip() == "write through"
-        assert "disabled" in await run("smartctl", "--get=wcache", path)
+        assert "Disabled" in await run("smartctl", "--get=wcache", path)
 
 
 async def test_a_disk_whose_cache_stays_on_is_refused_unless_a_rule_says_that_it_is_protected(
