@@ -20,9 +20,21 @@ from agent.cli.output import configure_logs, log_options
 @click.option(
     "--nvmf-address", metavar="ADDR", default=None, help="The only address NVMe/TCP may listen on [default: any]."
 )
+@click.option(
+    "--max-subsystems",
+    type=click.IntRange(2, 65_536),
+    default=65_536,
+    show_default=True,
+    help="How many NVMe-oF subsystems it serves, that of discovery included; spdk_tgt: 1,024 unless it is told.",
+)
 @log_options("info")
 def target(
-    rpc_socket: Path, state_dir: Path, nvmf_address: str | None, log_level: str | None, log_format: str | None
+    rpc_socket: Path,
+    state_dir: Path,
+    nvmf_address: str | None,
+    max_subsystems: int,
+    log_level: str | None,
+    log_format: str | None,
 ) -> None:
     """Run the embedded target: a stand-in for spdk_tgt for development, demos and tests.
 
@@ -37,4 +49,4 @@ def target(
     from agent.spdk.embedded.main import run_target
 
     address = None if nvmf_address is None else listening_address("--nvmf-address", nvmf_address)
-    asyncio.run(run_target(rpc_socket.absolute(), state_dir.absolute(), address))
+    asyncio.run(run_target(rpc_socket.absolute(), state_dir.absolute(), address, max_subsystems))

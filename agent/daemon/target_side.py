@@ -51,6 +51,7 @@ from agent.volumes.safeguards import Safeguards
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.space import Thresholds
 from agent.volumes.stillness import Stillness
+from agent.volumes.subsystem_limit import SubsystemLimit
 from agent.volumes.ublk import UblkFrontend
 from agent.volumes.userspace_disk import Recovery, UserspaceAccess
 from agent.volumes.write_cache_keeper import WriteCacheKeeper
@@ -143,7 +144,8 @@ class TargetSide:
         pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways, Safeguards(caches, zeroing))
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
         self._port = PortKeeper(self.rpc, listener)
-        self.keeper.companions.append(self._port)
+        limit = SubsystemLimit(self.rpc, records, pools, lambda: reconciler.observed)
+        self.keeper.companions += [self._port, limit]
         file_disks = FileDiskKeeper(
             records,
             self._file_disks(records),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -71,6 +72,13 @@ class SubsystemInfo(msgspec.Struct, frozen=True):
     @property
     def host_nqns(self) -> tuple[str, ...]:
         return tuple(host.nqn for host in self.hosts)
+
+
+class _Configured(msgspec.Struct, frozen=True):
+    """One call of a saved configuration."""
+
+    method: str
+    params: dict[str, Any] = {}
 
 
 class AnaGroup(msgspec.Struct, frozen=True):
@@ -216,6 +224,21 @@ async def get_subsystem(rpc: Rpc, nqn: str) -> SubsystemInfo | None:
 async def list_subsystems(rpc: Rpc) -> list[SubsystemInfo]:
     """All subsystems, the discovery subsystem among them."""
     return read("nvmf_get_subsystems", await rpc.call("nvmf_get_subsystems"), list[SubsystemInfo])
+
+
+async def max_subsystems(rpc: Rpc) -> int | None:
+    """How many subsystems the target takes, the discovery subsystem included; None: it does not tell.
+
+    It is part of the configuration that the target would save (framework_get_config, spdk_nvmf_tgt_write_config_json).
+    """
+    try:
+        result = await rpc.call("framework_get_config", {"name": "nvmf"})
+    except RpcError:
+        return None
+    for each in read("framework_get_config", result, list[_Configured]):
+        if each.method == "nvmf_set_max_subsystems":
+            return int(each.params["max_subsystems"])
+    return None
 
 
 # --- namespaces ---

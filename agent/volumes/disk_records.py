@@ -27,6 +27,9 @@ agent.disks.write_cache.State, or `PROTECTED`. One that says no takes no new vol
 PROTECTED = "Protected"
 """By a rule of the configuration (`power_loss_protected`)."""
 
+TARGET_FULL = "TargetFull"
+"""Condition of a Disk: the target of its node exports nearly as many volumes as it can. It takes no new ones."""
+
 ATTEMPTS = 50
 """Each lost race means that another one wrote."""
 
@@ -108,9 +111,21 @@ def attention(disk: Disk, *whys: Why) -> Condition | None:
     return next((each for each in disk.status.conditions if each.type == ATTENTION and each.reason in whys), None)
 
 
+def is_told(disk: Disk, kind: str) -> bool:
+    return any(each.type == kind and each.status is ConditionStatus.TRUE for each in disk.status.conditions)
+
+
+def why_not(disk: Disk) -> str:
+    """What an operator can do that it takes new volumes, where that is not to be seen at the disk itself."""
+    found = (each.message for each in disk.status.conditions if each.type == TARGET_FULL)
+    return next(found, "") if is_told(disk, TARGET_FULL) else ""
+
+
 def takes_new_volumes(disk: Disk) -> bool:
-    """Whether volumes may be placed on it: it is claimed, and nothing says that it fails or loses what was synced."""
+    """Whether volumes may be placed on it: it is claimed, nothing says that it fails or loses what was synced, and its
+    target can export them."""
     cache = power_loss(disk)
     is_safe = cache is None or cache.status is not ConditionStatus.FALSE
     is_whole = attention(disk, Why.SHRUNK, Why.REMOVED) is None
-    return disk.spec.claimed is True and failing(disk) is None and is_safe and is_whole
+    can_export = not is_told(disk, TARGET_FULL)
+    return disk.spec.claimed is True and failing(disk) is None and is_safe and is_whole and can_export

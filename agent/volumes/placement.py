@@ -29,6 +29,8 @@ class Pool:
     promised_bytes: float = 0.0
     accepting: bool = True
     """Whether new volumes may be placed on it; those that are there may grow."""
+    why_not: str = ""
+    """Why not, and the remedy, where that is worth telling who asks for a volume."""
 
     def round_up(self, size_bytes: int) -> int:
         """`size_bytes` in whole clusters."""
@@ -214,18 +216,19 @@ def choose(ledger: Ledger, request: Request) -> tuple[Pool, int]:
     Raises ResourceExhausted when no pool has room now, OutOfRange when none could ever hold the volume or the
     limit leaves no whole cluster count.
     """
-    pools = [
+    there = [
         pool
         for pool in ledger.pools()
-        if pool.accepting
-        and pool.tier is request.tier
+        if pool.tier is request.tier
         and request.topology.allows(pool.node, pool.zone)
         and request.disk in ("", pool.disk)
         and pool.node not in request.unfit
     ]
+    pools = [pool for pool in there if pool.accepting]
     if not pools:
         what = f"the disk of its source, {request.disk}, is not" if request.disk else "there is no ready disk"
-        raise ResourceExhausted(f"{what} of tier {request.tier}{_where(request)}")
+        whys = "".join(f"; {why}" for why in sorted({pool.why_not for pool in there if pool.why_not}))
+        raise ResourceExhausted(f"{what} of tier {request.tier}{_where(request)}{whys}")
     fitting = [
         pool for pool in pools if not request.limit_bytes or pool.round_up(request.size_bytes) <= request.limit_bytes
     ]

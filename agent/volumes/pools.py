@@ -23,6 +23,7 @@ from agent.volumes.disk_records import (
     ATTENTION,
     DiskRecords,
     takes_new_volumes,
+    why_not,
     with_condition,
     with_health,
     without_condition,
@@ -160,7 +161,7 @@ class Pools:
         """Count the pool as what is wanted of its disk now: its tier, and whether it takes new volumes."""
         pool = self._ledger.pool(disk.meta.name)
         if pool is not None:
-            pool.tier, pool.accepting = disk.tier, takes_new_volumes(disk)
+            pool.tier, pool.accepting, pool.why_not = disk.tier, takes_new_volumes(disk), why_not(disk)
 
     def is_served(self, disk: Disk) -> bool:
         """Whether the disk's pool is there to be used."""
@@ -311,6 +312,7 @@ class Pools:
             cluster_bytes=info.cluster_size,
             zone=self._zone,
             accepting=takes_new_volumes(disk),
+            why_not=why_not(disk),
         )
         self._ledger.set_pool(pool, as_of)
         low = pool_size.low_space(disk, self._ledger.space(pool), info)

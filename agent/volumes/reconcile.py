@@ -348,7 +348,7 @@ def _refusal(desired: DesiredReplica, action: Action, error: RpcError) -> Quarry
         case CreateSubsystem():
             return ResourceExhausted(
                 f"the target refused one more subsystem ({error.message}); spdk_tgt serves 1,024 unless "
-                "nvmf_set_max_subsystems raises it before it initialises"
+                "nvmf_set_max_subsystems raises it before it initialises (chart: target.maxSubsystems)"
             )
         case SetQos():
             # Its bdev was just closed, or is being opened: the next attempt finds it in one state or the other.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -47,6 +48,21 @@ def test_updating_agents_never_restarts_a_target() -> None:
     assert agent["spec"]["updateStrategy"]["type"] == "RollingUpdate"
     images = {each["image"] for each in pod_of(target)["containers"]}
     assert not images & {each["image"] for each in pod_of(agent)["containers"]}
+
+
+def test_the_target_is_started_for_many_volumes() -> None:
+    """SPDK serves 1,024 subsystems unless it is told before it initialises, when no agent is there."""
+    objects = rendered()
+    target = one(objects, "DaemonSet", "quarry-target")
+    spdk = container(target, "spdk-tgt")
+    folders = {each["mountPath"]: each["name"] for each in spdk["volumeMounts"]}
+    (file,) = [each.removeprefix("--config=") for each in spdk["args"] if each.startswith("--config=")]
+    folder, _, name = file.rpartition("/")
+    maps = {each["name"]: each["configMap"]["name"] for each in pod_of(target)["volumes"] if "configMap" in each}
+    startup = json.loads(one(objects, "ConfigMap", maps[folders[folder]])["data"][name])
+    (nvmf,) = startup["subsystems"]
+    assert nvmf["subsystem"] == "nvmf"
+    assert nvmf["config"] == [{"method": "nvmf_set_max_subsystems", "params": {"max_subsystems": 16384}}]
 
 
 @needs_helm

@@ -14,6 +14,7 @@ from agent.spdk.embedded.bdev import BdevRegistry
 from agent.spdk.embedded.bdev_methods import BdevMethods
 from agent.spdk.embedded.lvs.manager import LvstoreManager
 from agent.spdk.embedded.lvs.methods import LvolMethods
+from agent.spdk.embedded.nvmf import MAX_SUBSYSTEMS
 from agent.spdk.embedded.nvmf import register as register_nvmf
 from agent.spdk.embedded.raid_methods import RaidMethods
 from agent.spdk.embedded.rpc import Methods
@@ -23,7 +24,9 @@ from agent.spdk.embedded.traffic_methods import TrafficMethods
 log = logging.getLogger(__name__)
 
 
-async def run_target(rpc_socket: Path, state_dir: Path, nvmf_address: str | None) -> None:
+async def run_target(
+    rpc_socket: Path, state_dir: Path, nvmf_address: str | None, max_subsystems: int = MAX_SUBSYSTEMS
+) -> None:
     """Serve until SIGTERM or SIGINT. `nvmf_address` is the only address NVMe/TCP may listen on, None for any.
 
     Raises FailedPrecondition when another target has the socket or the state directory.
@@ -36,13 +39,15 @@ async def run_target(rpc_socket: Path, state_dir: Path, nvmf_address: str | None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        await _serve(rpc_socket, state_dir, nvmf_address, stop)
+        await _serve(rpc_socket, state_dir, nvmf_address, max_subsystems, stop)
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
 
-async def _serve(rpc_socket: Path, state_dir: Path, nvmf_address: str | None, stop: asyncio.Event) -> None:
+async def _serve(
+    rpc_socket: Path, state_dir: Path, nvmf_address: str | None, max_subsystems: int, stop: asyncio.Event
+) -> None:
     lock = FileLock(state_dir / "target.lock", f"state directory {state_dir}")
     methods, bdevs = Methods(), BdevRegistry()
     stores = LvstoreManager(bdevs, state_dir / "volatile")
@@ -54,7 +59,7 @@ async def _serve(rpc_socket: Path, state_dir: Path, nvmf_address: str | None, st
     RaidMethods(bdevs).register(methods)
     KeyringMethods().register(methods)
     AbsentFrontends(bdevs).register(methods)
-    nvmf = register_nvmf(methods, bdevs, nvmf_address)
+    nvmf = register_nvmf(methods, bdevs, nvmf_address, max_subsystems)
     server = JsonRpcServer(methods, rpc_socket)
     try:
         await server.start()
@@ -77,9 +82,11 @@ def main() -> None:
     parser.add_argument("--rpc-socket", type=Path, required=True)
     parser.add_argument("--state-dir", type=Path, required=True)
     parser.add_argument("--nvmf-address", default=None)
+    parser.add_argument("--max-subsystems", type=int, default=MAX_SUBSYSTEMS)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(run_target(arguments.rpc_socket.absolute(), arguments.state_dir.absolute(), arguments.nvmf_address))
+    socket, state = arguments.rpc_socket.absolute(), arguments.state_dir.absolute()
+    asyncio.run(run_target(socket, state, arguments.nvmf_address, arguments.max_subsystems))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,15 @@ class Nvmf:
         await self._attached.close()
 
 
-def register(methods: Methods, bdevs: BdevRegistry, bind_address: str | None = None) -> Nvmf:
+MAX_SUBSYSTEMS = 65_536
+"""As many as the real target can be told to serve. It serves 1,024 unless it is told."""
+
+
+def register(
+    methods: Methods, bdevs: BdevRegistry, bind_address: str | None = None, max_subsystems: int = MAX_SUBSYSTEMS
+) -> Nvmf:
     """Add the `nvmf_*` and `bdev_nvme_*` methods. `bind_address` is the only address listeners may use, if given."""
-    target = Target(bind_address)
+    target = Target(bind_address, max_subsystems)
     TransportMethods(target).register(methods)
     SubsystemMethods(target).register(methods)
     NamespaceMethods(target, bdevs).register(methods)

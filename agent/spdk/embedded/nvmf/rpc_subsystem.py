@@ -26,7 +26,7 @@ from agent.spdk.embedded.nvmf.subsystem import (
     drained,
 )
 from agent.spdk.embedded.nvmf.target import Target
-from agent.spdk.embedded.rpc import INTERNAL_ERROR, INVALID_PARAMETERS, INVALID_PARAMS, Methods, RpcFault
+from agent.spdk.embedded.rpc import INTERNAL_ERROR, INVALID_PARAMETERS, INVALID_PARAMS, Methods, Params, RpcFault
 
 _PRINTABLE = re.compile(r"[\x20-\x7e]*")
 _DEFAULTS = SubsystemOptions()
@@ -51,6 +51,10 @@ class CreateSubsystem(SubsystemParams, kw_only=True):
 
 class GetSubsystems(TargetParams):
     nqn: str | None = None
+
+
+class GetConfig(Params):
+    name: str
 
 
 class HostParams(SubsystemParams, kw_only=True):
@@ -79,6 +83,7 @@ class SubsystemMethods:
             ("nvmf_create_subsystem", CreateSubsystem, self.create),
             ("nvmf_delete_subsystem", SubsystemParams, self.delete),
             ("nvmf_get_subsystems", GetSubsystems, self.get),
+            ("framework_get_config", GetConfig, self.config),
             ("nvmf_subsystem_add_host", AddHost, self.add_host),
             ("nvmf_subsystem_remove_host", RemoveHost, self.remove_host),
             ("nvmf_subsystem_allow_any_host", AllowAnyHost, self.allow_any_host),
@@ -90,13 +95,20 @@ class SubsystemMethods:
     async def create(self, params: CreateSubsystem) -> bool:
         options = _options(params)
         check_target(params, f"Unable to find target {params.tgt_name}")
-        if params.nqn in self._target.subsystems or not nqns.is_valid(params.nqn):
+        is_full = len(self._target.subsystems) >= self._target.max_subsystems
+        if is_full or params.nqn in self._target.subsystems or not nqns.is_valid(params.nqn):
             raise RpcFault(INTERNAL_ERROR, f"Unable to create subsystem {params.nqn}")
         low, high = params.min_cntlid, params.max_cntlid
         if not MIN_CNTLID <= low <= high <= MAX_CNTLID:
             raise RpcFault(INVALID_PARAMS, f"Invalid cntlid range [{low}-{high}]")
         self._target.create(params.nqn, options).allow_any_host = params.allow_any_host
         return True
+
+    async def config(self, params: GetConfig) -> list[dict[str, Any]]:
+        """Of what the real one would save, what nothing else tells."""
+        if params.name != "nvmf":
+            raise RpcFault(INVALID_PARAMS, f"Subsystem '{params.name}' not found")
+        return [{"method": "nvmf_set_max_subsystems", "params": {"max_subsystems": self._target.max_subsystems}}]
 
     async def delete(self, params: SubsystemParams) -> bool:
         subsystem = find_subsystem(self._target, params)

@@ -31,9 +31,10 @@ _OFFSET_QID, _OFFSET_SQSIZE = 42, 44
 class Target:
     """`transport` is None until `nvmf_create_transport`. Subsystems are found by NQN in constant time."""
 
-    def __init__(self, bind_address: str | None = None) -> None:
+    def __init__(self, bind_address: str | None = None, max_subsystems: int = 1024) -> None:
         self.transport: TransportSettings | None = None
         self.subsystems: dict[str, Subsystem] = {}
+        self.max_subsystems = max_subsystems
         self.ports = Ports(self, bind_address)
         self.generation = 0
         self.completed_io = 0
