@@ -11,6 +11,8 @@ from agent.model import Condition, ConditionStatus, Disk
 from agent.sizes import gib
 from agent.spdk import lvol
 from agent.spdk.client import Rpc
+from agent.volumes.disk_records import takes_new_volumes, why_not
+from agent.volumes.placement import Pool
 from agent.volumes.space import Space, describe
 
 log = logging.getLogger(__name__)
@@ -73,3 +75,18 @@ def low_space(disk: Disk, space: Space, info: lvol.LvstoreInfo) -> Condition:
     status = ConditionStatus.FALSE if space is Space.AMPLE else ConditionStatus.TRUE
     message = describe(disk.pool_name, space, info.size_bytes, info.free_bytes)
     return Condition(SPACE_LOW, status, reason, message, time.time())
+
+
+def counted(disk: Disk, node: str, zone: str, info: lvol.LvstoreInfo) -> Pool:
+    """The pool of `disk` as placement counts with it."""
+    return Pool(
+        disk=disk.meta.name,
+        node=node,
+        tier=disk.tier,
+        size_bytes=info.size_bytes,
+        free_bytes=info.free_bytes,
+        cluster_bytes=info.cluster_size,
+        zone=zone,
+        accepting=takes_new_volumes(disk),
+        why_not=why_not(disk),
+    )

@@ -29,7 +29,7 @@ from agent.volumes.disk_records import (
     without_condition,
 )
 from agent.volumes.names import is_held_name
-from agent.volumes.placement import Ledger, Pool
+from agent.volumes.placement import Ledger
 from agent.volumes.safeguards import Safeguards
 
 log = logging.getLogger(__name__)
@@ -303,17 +303,7 @@ class Pools:
         always: bool = True,
         device_bytes: int = 0,
     ) -> Disk:
-        pool = Pool(
-            disk=disk.meta.name,
-            node=self._records.node,
-            tier=disk.tier,
-            size_bytes=info.size_bytes,
-            free_bytes=info.free_bytes,
-            cluster_bytes=info.cluster_size,
-            zone=self._zone,
-            accepting=takes_new_volumes(disk),
-            why_not=why_not(disk),
-        )
+        pool = pool_size.counted(disk, self._records.node, self._zone, info)
         self._ledger.set_pool(pool, as_of)
         low = pool_size.low_space(disk, self._ledger.space(pool), info)
         if low not in disk.status.conditions and (low.status is ConditionStatus.TRUE or disk.status.conditions):

@@ -59,7 +59,7 @@ async def test_warning_and_reserve_hold_for_what_loop_devices_write(
             write(at / "first", 140)
             await until(told, lambda seen: seen[0] and "is nearly full (" in seen[1])
             await csi.delete_volume(await csi.create_volume("still fine", 16 * MIB, LOOP))
-            write(at / "second", 65)
+            write(at / "second", 78)
             await until(told, lambda seen: "takes no new volumes" in seen[1])
             with pytest.raises(CallFailed, match="delete snapshots or volumes") as refused:
                 await csi.create_volume("too much", 16 * MIB, LOOP)
