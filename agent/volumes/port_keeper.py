@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from agent.errors import QuarryError, RpcError
@@ -19,6 +20,8 @@ HOLDER_NQN = f"{NQN_PREFIX}:port"
 
 _SERIAL, _MODEL = "PORT", "Quarry port"
 RETRY_S = 2.0
+STOP_S = 1.0
+"""How long a target that does not answer may hold up the end of the agent."""
 
 
 class PortKeeper:
@@ -41,7 +44,11 @@ class PortKeeper:
         self._background.every("nvmf-port", RETRY_S, self._hold)
 
     async def stop(self) -> None:
+        """Let the port go: without an agent the target listens only where volumes are exported."""
         await self._background.stop()
+        if self._rpc.connected and self._held_by == self._rpc.generation:
+            with contextlib.suppress(QuarryError):
+                await self._rpc.call("nvmf_delete_subsystem", {"nqn": HOLDER_NQN}, timeout_s=STOP_S)
 
     async def brought_up(self, observed: Observed) -> None:
         await self._hold()

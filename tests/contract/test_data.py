@@ -51,7 +51,8 @@ async def test_a_discard_does_not_reach_what_a_snapshot_holds(
     await host.write(1, MIB, b"\x11" * 4096)  # the second cluster is the volume's own from here on
     await host.unmap(1, 512 * 1024, 2 * MIB)
     assert await host.read(1, 0, MIB) == b"\x01" * MIB
-    assert await host.read(1, MIB, MIB) == bytes(MIB)
+    # What is its own stays its own; whether it still reads is the disk's to say (an AIO bdev discards nothing).
+    assert await host.read(1, MIB, MIB) in (bytes(MIB), b"\x11" * 4096 + b"\x02" * (MIB - 4096))
     assert await host.read(1, 2 * MIB, MIB) == b"\x03" * MIB
     assert (await allocated(rpc, uuid), await allocated(rpc, snapshot)) == (1, 4)
 

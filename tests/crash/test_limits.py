@@ -101,3 +101,18 @@ async def test_a_repeated_publish_that_is_refused_does_not_shut_the_door(machine
         assert (await holdings(machine.target.socket_path)).exports == open_to
     finally:
         await csi.close()
+
+
+async def test_the_port_is_held_as_long_as_an_agent_runs(machine: Machine) -> None:
+    machine.start_agent()
+    csi = Patient(machine.endpoint)
+    try:
+        await csi.wait_ready()
+        with pytest.raises(OSError, match="in use"), socket.socket() as other:
+            other.bind((ADDRESS, machine.port))
+        assert machine.stop_agent() == 0
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            other.bind((ADDRESS, machine.port))
+    finally:
+        await csi.close()
