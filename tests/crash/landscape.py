@@ -19,8 +19,10 @@ from .subject import Subject
 
 _UUID = re.compile(r"\b([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9A-F]{32})\b")
 _GENERATION = re.compile(r"(snap-[A-Z]+)-\d+")
-_VOLATILE = frozenset({"version", "message", "created_at", "changed_at", "last_heartbeat", "free_bytes"})
-"""Store: versions, words, times, and what a pool had left when it was looked at last."""
+_VOLATILE = frozenset(
+    {"version", "message", "created_at", "changed_at", "last_heartbeat", "free_bytes", "target_state"}
+)
+"""Store: versions, words, times, what a pool had left and how the target was when they were looked at last."""
 
 RESTART_S = 30.0
 
