@@ -21,17 +21,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 _DISKS = click.argument("names", metavar="DISK...", nargs=-1, required=True)
 
 
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=120.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the agent.",
+)
+
+
 def _common(command: F) -> F:
-    timeout = click.option(
-        "--timeout",
-        "timeout_s",
-        type=click.FloatRange(min=1),
-        default=120.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long to wait for the agent.",
-    )
-    return _DISKS(state_dir_option(timeout(output_option(log_options("warning")(command)))))
+    return _DISKS(state_dir_option(timeout_option(output_option(log_options("warning")(command)))))
 
 
 @click.command(short_help="Make pools of disks.")
@@ -94,12 +96,10 @@ def _run(
 ) -> list[Disk]:
     import asyncio
 
-    from agent.host import locks
     from agent.store.local import open_local
     from agent.volumes.claiming import Claiming
 
-    if not locks.is_held(state_dir):
-        raise Unavailable(f"no agent runs on {state_dir}: start `quarry standalone`, or give its --state-dir")
+    require_agent(state_dir)
 
     def report(disk: Disk) -> None:
         click.echo(f"{disk.status.path}  {disk.status.phase}", err=output == "json")
@@ -112,6 +112,14 @@ def _run(
             await store.close()
 
     return asyncio.run(run())
+
+
+def require_agent(state_dir: Path) -> None:
+    """Raise Unavailable unless an agent runs there: it does what is wished."""
+    from agent.host import locks
+
+    if not locks.is_held(state_dir):
+        raise Unavailable(f"no agent runs on {state_dir}: start `quarry standalone`, or give its --state-dir")
 
 
 async def _find(claiming: Claiming, wanted: str) -> Disk:

@@ -17,6 +17,7 @@ from agent.cli.asking import Where
 from agent.cli.binding import bind, is_meant, state_dir_option, unbind
 from agent.cli.claims import claim, release
 from agent.cli.locate import locate
+from agent.cli.lost_disks import forget
 from agent.cli.output import configure_logs, log_options, output_option, print_json
 from agent.cli.resources import asking_options
 from agent.cli.tables import print_facts, print_rich, size
@@ -50,6 +51,7 @@ disks.add_command(unbind)
 disks.add_command(locate)
 disks.add_command(claim)
 disks.add_command(release)
+disks.add_command(forget)
 
 
 @disks.command("list", short_help="List all disks with the reasons why not.")

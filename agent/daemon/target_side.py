@@ -40,13 +40,15 @@ from agent.volumes.health_keeper import HealthKeeper, ways_to_ask
 from agent.volumes.io_errors import IoErrors
 from agent.volumes.kernel_disk import KernelAccess
 from agent.volumes.lineage import Lineage
+from agent.volumes.lost_data import LostData
+from agent.volumes.lost_disks import LostDisks
 from agent.volumes.node import NodeVolumes
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Ledger
 from agent.volumes.plan import Listener
 from agent.volumes.pools import Pools
 from agent.volumes.port_keeper import PortKeeper
-from agent.volumes.reconcile import Reconciler
+from agent.volumes.reconcile import Place, Reconciler
 from agent.volumes.safeguards import Safeguards
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
 from agent.volumes.space import Thresholds
@@ -138,8 +140,10 @@ class TargetSide:
         records = DiskRecords(store, settings.node_name)
         zeroing = Zeroing(self.rpc, records, settings.pool.deletions_linger_s)
         self._closers.push_async_callback(zeroing.stop)
-        reconciler = Reconciler(self.rpc, store, book, settings.node_name, listener, lineage, zeroing)
         ways, follower = self._ways_to_disks(records)
+        lost = LostDisks(store, lambda name: follower.has(name) if follower is not None else False)
+        place = Place(settings.node_name, listener)
+        reconciler = Reconciler(self.rpc, store, book, place, lineage, zeroing, lost)
         caches = WriteCaches(records, write_caches.ways(self.rpc), settings.disks)
         pools = Pools(self.rpc, records, book, settings.zone, settings.pool, ways, Safeguards(caches, zeroing))
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
@@ -157,7 +161,9 @@ class TargetSide:
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
             self.keeper.companions.append(WriteCacheKeeper(records, pools, caches))
-        cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage, zeroing)
+        keeper = self.keeper
+        keeper.companions.append(LostData(store, pools, lost, keeper.settle_soon, lineage.stir, keeper.audit_soon))
+        cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage, zeroing, lost)
         return Core(store, book, lineage, operations, reconciler, cutter, records)
 
     def _stillness(self, frontends: dict[Frontend, FrontendDriver]) -> Stillness:
@@ -271,6 +277,10 @@ class _Disks(NamedTuple):
     watch: Watch
     recovery: Recovery
     drivers: DiskDrivers
+
+    def has(self, disk: str) -> bool | None:
+        """Whether the machine has the disk of that identity; None while that is not known."""
+        return bool(self.watch.inventory.find(disk)) if self.watch.discovered.is_set() else None
 
 
 async def recorded_if_possible(store: Store, resource: R) -> R:

@@ -7,13 +7,13 @@ holds a secret: CSI secrets are never stored.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from agent.diag import activity
 from agent.diag.parts import Parts
 from agent.errors import NotFound, QuarryError
-from agent.model import Disk, Resource, Snapshot, StorageNode, TargetState, Volume
+from agent.model import Disk, DiskPhase, Resource, Snapshot, StorageNode, TargetState, Volume, VolumePhase
 from agent.volumes.bringup import TargetKeeper
 
 Document = dict[str, Any]
@@ -95,7 +95,8 @@ class Resources:
         return documents
 
     async def _volumes(self) -> list[Document]:
-        volumes = await self._parts.store.list(Volume)
+        disks = {each.meta.name: each.status.phase for each in await self._parts.store.list(Disk)}
+        volumes = [_as_served(each, disks) for each in await self._parts.store.list(Volume)]
         if self._parts.conditions is None:
             return [_document(each) | {"condition": None} for each in volumes]
         conditions = await self._parts.conditions(volumes)
@@ -145,6 +146,20 @@ def _names(document: Document) -> set[str]:
         path = status.path
         names |= {path, path.removeprefix("/dev/"), status.serial, status.wwid, *status.links}
     return names - {""}
+
+
+def _as_served(volume: Volume, disks: Mapping[str, DiskPhase]) -> Volume:
+    """The volume with replicas not ready whose disk is not: that is told of the disk, once, not of all that lies on it.
+
+    Also while its record says otherwise: what was recorded is how it was when it was settled last.
+    """
+    unserved = {each.name for each in volume.spec.placement if disks.get(each.disk) is not DiskPhase.READY}
+    if volume.status.phase is VolumePhase.FAILED:
+        unserved = {each.name for each in volume.status.replicas}
+    if not unserved:
+        return volume
+    replicas = tuple(replace(each, ready=each.ready and each.name not in unserved) for each in volume.status.replicas)
+    return replace(volume, status=replace(volume.status, replicas=replicas))
 
 
 def _lies_on(volume: Volume, disk: str) -> bool:

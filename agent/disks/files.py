@@ -24,13 +24,19 @@ TRANSPORT = "file"
 _EMBEDDED, _EMBEDDED_SIGNATURE = struct.Struct("<16s16s"), b"SPDKBLOBQUARRYLV"
 """How the super block of the embedded target begins (agent.spdk.embedded.lvs.layout); then comes the pool's UUID."""
 
+_ID_PREFIX = "file-"
 MIN_BYTES = 64 * 1024 * 1024
 SCAN_BYTES = 1024 * 1024
 
 
 def disk_id(path: Path, node: str) -> str:
     """Identity of a file disk: a file has no serial number, what stays is its real path on its node."""
-    return "file-" + hashlib.sha256(node.encode() + b"\0" + os.fsencode(path.resolve())).hexdigest()[:16]
+    return _ID_PREFIX + hashlib.sha256(node.encode() + b"\0" + os.fsencode(path.resolve())).hexdigest()[:16]
+
+
+def is_disk_id(name: str) -> bool:
+    """Whether that is the identity of a file disk."""
+    return name.startswith(_ID_PREFIX)
 
 
 def prepare(disk: FileDisk, node: str) -> Disk:

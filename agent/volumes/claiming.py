@@ -36,15 +36,11 @@ class Claiming:
         self._timeout_s = timeout_s
 
     async def find(self, wanted: str) -> Disk:
-        """The disk meant by an identity, a path or name in /dev, a link, or a serial number."""
-        disks = [disk for disk in await self._store.list(Disk) if _is_meant(wanted, disk)]
-        if not disks:
-            raise NotFound("disk", wanted)
-        if len(disks) > 1:
-            raise InvalidArgument("DISK", f"{wanted!r} fits {', '.join(disk.meta.name for disk in disks)}", "give one")
-        if kind(disks[0]) == FILE:
+        """As `find_disk`, but no file."""
+        disk = await find_disk(self._store, wanted)
+        if kind(disk) == FILE:
             raise InvalidArgument("DISK", f"{wanted!r} is a file", "file disks are named by `file_disks` only")
-        return disks[0]
+        return disk
 
     def require_claimable(self, disk: Disk) -> None:
         """FailedPrecondition with all reasons, unless the disk can be claimed as far as is known."""
@@ -122,6 +118,16 @@ class Claiming:
             if found is None:
                 raise NotFound("disk", disk.meta.name)
             disk = found
+
+
+async def find_disk(store: Store, wanted: str) -> Disk:
+    """The disk meant by an identity, a path or name in /dev, a link, or a serial number."""
+    disks = [disk for disk in await store.list(Disk) if _is_meant(wanted, disk)]
+    if not disks:
+        raise NotFound("disk", wanted)
+    if len(disks) > 1:
+        raise InvalidArgument("DISK", f"{wanted!r} fits {', '.join(disk.meta.name for disk in disks)}", "give one")
+    return disks[0]
 
 
 def _is_meant(wanted: str, disk: Disk) -> bool:

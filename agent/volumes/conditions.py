@@ -18,6 +18,7 @@ from agent.model import (
 )
 from agent.volumes.access import Why
 from agent.volumes.disk_records import attention, failing
+from agent.volumes.lost_disks import REMEDY
 from agent.volumes.placement import Ledger
 from agent.volumes.space import Space, describe
 
@@ -70,8 +71,10 @@ def _of_disk(volume: Volume, ledger: Ledger, disk: Disk | None) -> str:
         bad = failing(disk) if disk else None
         return f"disk {name}, which holds the data, is failing: {bad.message}" if bad else ""
     if disk is None:
-        return f"nothing is known of disk {name}, which holds the data; bring it back"
+        return f"nothing is known of disk {name}, which holds the data; bring it back and claim it"
     why = disk.status.message or ("it is missing" if disk.status.phase is DiskPhase.MISSING else "it is not ready")
+    if disk.status.phase is DiskPhase.MISSING:
+        why += f"; {REMEDY.format(name)}"
     return f"disk {name} ({disk.status.path}), which holds the data, is {disk.status.phase}: {why}"
 
 

@@ -93,6 +93,8 @@ class DiskKeeper:
     def _first_look_done(self) -> None:
         log.info("%d disks found", len(self._inventory.known))
         self._work.stir(*self._specs)
+        if self.is_ready():
+            self.audit_soon()  # what lies on disks that are not there could not be judged before
 
     async def _follow_store(self) -> None:
         events = self._store.watch(Disk)

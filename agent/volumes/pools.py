@@ -157,6 +157,16 @@ class Pools:
                 raise Refused(Why.IN_USE, f"disk {disk.meta.name} held {_some(sorted(living))}: delete them first")
             return await self._records.change(disk, _released)
 
+    async def forget(self, disk: Disk) -> bool:
+        """Let the target go of a disk whose record was deleted. Not of one that is served, or wanted again: false."""
+        async with self._turn(disk):
+            now = await self._records.get(disk.meta.name)
+            if self.is_served(disk) or (now is not None and is_in_service(now)):
+                return False
+            if kind(disk) in self._access:
+                await self._reach(disk).detach(disk)
+            return True
+
     def follow(self, disk: Disk) -> None:
         """Count the pool as what is wanted of its disk now: its tier, and whether it takes new volumes."""
         pool = self._ledger.pool(disk.meta.name)
@@ -165,7 +175,11 @@ class Pools:
 
     def is_served(self, disk: Disk) -> bool:
         """Whether the disk's pool is there to be used."""
-        return self._ledger.pool(disk.meta.name) is not None
+        return self.serves(disk.meta.name)
+
+    def serves(self, name: str) -> bool:
+        """Whether the pool of the disk of that name is there to be used."""
+        return self._ledger.pool(name) is not None
 
     def _turn(self, disk: Disk) -> asyncio.Lock:
         return self._turns.setdefault(disk.meta.name, asyncio.Lock())

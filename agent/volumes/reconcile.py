@@ -10,41 +10,33 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import NamedTuple
 
-from agent.errors import (
-    DiskAway,
-    FailedPrecondition,
-    QuarryError,
-    ResourceExhausted,
-    RpcError,
-    TransportClosed,
-    Unavailable,
-)
+from agent.errors import DiskAway, ResourceExhausted, RpcError, Unavailable
 from agent.model import POOL_PREFIX, Endpoint, Frontend, Provisioning, ReplicaStatus, Volume, VolumePhase, VolumeStatus
 from agent.spdk import lvol, nvmf
 from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes import actions
-from agent.volumes.lineage import Lineage
+from agent.volumes.lineage import Lineage, is_made
+from agent.volumes.lost_disks import REMEDY, LostDisks, failed
 from agent.volumes.names import serial_number, volume_nqn
 from agent.volumes.observed import Observed, read_one
 from agent.volumes.placement import Ledger
 from agent.volumes.plan import (
     NOTHING,
     Action,
-    AddListener,
     CreateLvol,
-    CreateSubsystem,
     DeleteLvol,
     DesiredReplica,
     Listener,
     ResizeLvol,
     Round,
-    SetQos,
     is_lost,
     plan,
     shut_out,
 )
+from agent.volumes.refusals import no_answer, refusal
 from agent.volumes.seeding import Seeder
 from agent.volumes.zeroing import Zeroing
 
@@ -55,6 +47,13 @@ ATTEMPTS = 5
 
 RETRY_DELAY_S = 0.02
 """First pause before re-planning after a refusal that the state does not explain (-11 while a change settles)."""
+
+
+class Place(NamedTuple):
+    """Which node this is, and where hosts connect to its target."""
+
+    node: str
+    listener: Listener
 
 
 class Reconciler:
@@ -69,16 +68,16 @@ class Reconciler:
         rpc: Rpc,
         store: Store,
         ledger: Ledger,
-        node: str,
-        listener: Listener,
+        place: Place,
         lineage: Lineage,
         zeroing: Zeroing,
+        lost: LostDisks,
     ) -> None:
         self._rpc = rpc
         self._store = store
         self._ledger = ledger
-        self.node = node
-        self._listener = listener
+        self.node = place.node
+        self._listener = place.listener
         self._observed: Observed | None = None
         self._filled = asyncio.Event()
         self.ready_timeout_s = 5.0
@@ -88,6 +87,7 @@ class Reconciler:
         """Called when the data of a deleted volume are gone."""
         self._lineage = lineage
         self._zeroing = zeroing
+        self._lost = lost
         self._seeder = Seeder(rpc, self._lineage)
 
     @property
@@ -133,7 +133,7 @@ class Reconciler:
     async def settle(self, volume: Volume) -> Volume | None:
         """Make the target agree with `volume` and record it; None when the volume was deleted and is gone.
 
-        A volume whose data are not there is closed and recorded as Failed, never made anew.
+        A volume whose data are not there, or whose disk is lost, is closed and recorded as Failed, never made anew.
         Raises ResourceExhausted when the pool refuses, Unavailable when the target is away, DiskAway when its disk
         is, RpcError otherwise.
         """
@@ -143,20 +143,42 @@ class Reconciler:
         await self.ready()
         disk = desired.pool.removeprefix(POOL_PREFIX)
         if self._ledger.pool(disk) is None:
-            await self._shut_out(desired)
-            raise DiskAway(f"disk {disk} of volume {desired.volume} is not ready; repeat the call when it is")
+            return await self._settle_without_disk(volume, desired, disk)
         if volume.spec.source is not None and not desired.lvol_uuid:
             await self._seeder.settle(volume.spec.source, desired)
             await self.refresh(desired)
         await self._converge(desired)
         if is_going(volume):
-            await self.forget(volume)
-            self._ledger.release(volume.meta.name)
-            self._lineage.gone(volume.meta.name)
-            if volume.spec.source is not None:
-                self._lineage.served(volume.meta.name, volume.spec.source.snapshot)
+            await self._finish(volume)
             return None
-        status = self._status(volume, desired)
+        return await self._record(volume, self._status(volume, desired))
+
+    async def _settle_without_disk(self, volume: Volume, desired: DesiredReplica, disk: str) -> Volume | None:
+        """Nobody has a door to data that are away. What is lost with its disk can go, and is called failed."""
+        why = await self._lost.why(disk)
+        await self._shut_out(replace(desired, hosts=frozenset()) if why else desired)
+        if not why:
+            raise DiskAway(
+                f"disk {disk} of volume {desired.volume} is not ready; repeat the call when it is, or "
+                + REMEDY.format(disk)
+            )
+        if is_going(volume):
+            # Its export, and nothing else: what has the name of its pool now holds data of somebody else.
+            await nvmf.ensure_no_subsystem(self._rpc, desired.nqn)
+            await self._finish(volume)
+            return None
+        if not is_made(volume) and not volume.spec.attachments:
+            raise ResourceExhausted(f"volume {desired.volume} cannot be made where it was to lie: {why}")
+        return await self._record(volume, failed(volume, why))
+
+    async def _finish(self, volume: Volume) -> None:
+        await self.forget(volume)
+        self._ledger.release(volume.meta.name)
+        self._lineage.gone(volume.meta.name)
+        if volume.spec.source is not None:
+            self._lineage.served(volume.meta.name, volume.spec.source.snapshot)
+
+    async def _record(self, volume: Volume, status: VolumeStatus) -> Volume:
         if status == volume.status:
             return volume
         updated = await self._store.update(replace(volume, status=status))
@@ -227,7 +249,7 @@ class Reconciler:
             if not any(action in each for each in plan(desired, observed.get(desired.volume))):
                 continue  # it is done already, by an earlier life of this agent
             if attempt == ATTEMPTS - 1 or isinstance(action, CreateLvol | ResizeLvol):
-                raise _refusal(desired, action, error) from error
+                raise refusal(desired, action, error) from error
             if action == refused:
                 await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
             refused = action
@@ -242,7 +264,7 @@ class Reconciler:
             results = await self._run(desired, actions_of_round)
             for result in results:
                 if isinstance(result, BaseException) and not isinstance(result, RpcError):
-                    raise _no_answer(desired, result)
+                    raise no_answer(desired, result)
             seen = observed.get(desired.volume)
             for action, result in zip(actions_of_round, results, strict=True):
                 if isinstance(result, str):
@@ -330,33 +352,3 @@ class Reconciler:
 def is_going(volume: Volume) -> bool:
     """Whether its data are to go: it is deleted, and nobody has it published."""
     return volume.meta.deleting and not volume.spec.attachments
-
-
-def _no_answer(desired: DesiredReplica, error: BaseException) -> BaseException:
-    if isinstance(error, TransportClosed):
-        gone = Unavailable(f"the target went away while volume {desired.volume} was being changed; repeat the call")
-        gone.__cause__ = error
-        return gone
-    return error
-
-
-def _refusal(desired: DesiredReplica, action: Action, error: RpcError) -> QuarryError:
-    """What the target's lasting refusal of `action` means to the caller, with the remedy where there is one."""
-    match action:
-        case CreateLvol() | ResizeLvol():
-            return ResourceExhausted(f"pool {desired.pool} refused {desired.size_bytes} bytes: {error.message}")
-        case CreateSubsystem():
-            return ResourceExhausted(
-                f"the target refused one more subsystem ({error.message}); spdk_tgt serves 1,024 unless "
-                "nvmf_set_max_subsystems raises it before it initialises (chart: target.maxSubsystems)"
-            )
-        case SetQos():
-            # Its bdev was just closed, or is being opened: the next attempt finds it in one state or the other.
-            return Unavailable(f"the target cannot change the limits of volume {desired.volume} now; repeat the call")
-        case AddListener(_, listener):
-            return FailedPrecondition(
-                f"the target cannot listen on {listener.address}:{listener.port} ({error.message}); "
-                "check nvmf_address and nvmf_port"
-            )
-        case _:
-            return error

@@ -19,6 +19,7 @@ from agent.spdk.client import Rpc
 from agent.store.interface import Store
 from agent.volumes.actions import DELETE_TIMEOUT_S
 from agent.volumes.lineage import Lineage
+from agent.volumes.lost_disks import REMEDY, LostDisks
 from agent.volumes.placement import Ledger
 from agent.volumes.reconcile import Reconciler
 from agent.volumes.seeding import snapshot_seen
@@ -38,7 +39,14 @@ class SnapshotReconciler:
     """Takes, judges and deletes snapshots. Nothing here decides whether one is wanted."""
 
     def __init__(
-        self, rpc: Rpc, store: Store, ledger: Ledger, reconciler: Reconciler, lineage: Lineage, zeroing: Zeroing
+        self,
+        rpc: Rpc,
+        store: Store,
+        ledger: Ledger,
+        reconciler: Reconciler,
+        lineage: Lineage,
+        zeroing: Zeroing,
+        lost: LostDisks,
     ) -> None:
         self._rpc = rpc
         self._store = store
@@ -46,6 +54,7 @@ class SnapshotReconciler:
         self._reconciler = reconciler
         self._lineage = lineage
         self._zeroing = zeroing
+        self._lost = lost
         self.forget: Callable[[Snapshot], Awaitable[None]] = self._delete_record
         """Called when the data of a deleted snapshot are gone."""
 
@@ -96,10 +105,11 @@ class SnapshotReconciler:
     async def settle(self, snapshot: Snapshot) -> Snapshot | None:
         """Judge a snapshot, delete one that is to go; None when it is gone, else as recorded now.
 
-        One whose data are not there is recorded as Failed, never made anew.
+        One whose data are not there, or whose disk is lost, is recorded as Failed, never made anew.
         """
+        why = await self._why_lost(snapshot)
         if snapshot.meta.deleting:
-            reason = await self._remove(snapshot)
+            reason = "" if why else await self._remove(snapshot)
             if not reason:
                 await self.forget(snapshot)
                 self._ledger.release(snapshot.meta.name)
@@ -108,6 +118,8 @@ class SnapshotReconciler:
             status = replace(snapshot.status, phase=SnapshotPhase.DELETING, message=f"kept: {reason}")
         elif snapshot.status.phase is SnapshotPhase.PENDING:
             return snapshot
+        elif why:
+            status = replace(snapshot.status, phase=SnapshotPhase.FAILED, message=f"its data are lost: {why}")
         else:
             await self.ready(snapshot)
             status = _judged(snapshot, await self.read(snapshot))
@@ -120,12 +132,19 @@ class SnapshotReconciler:
         return f"{POOL_PREFIX}{snapshot.spec.disk}/{snapshot.meta.name}"
 
     async def ready(self, snapshot: Snapshot) -> None:
-        """Return when its disk can be asked. Raises Unavailable."""
+        """Return when its disk can be asked. Raises Unavailable, FailedPrecondition when the disk is lost."""
         await self._reconciler.ready()
-        if self._ledger.pool(snapshot.spec.disk) is None:
+        if self._ledger.pool(disk := snapshot.spec.disk) is None:
+            if why := await self._why_lost(snapshot):
+                raise FailedPrecondition(f"the data of snapshot {snapshot.meta.name} are lost: {why}")
             raise Unavailable(
-                f"disk {snapshot.spec.disk} of snapshot {snapshot.meta.name} is not ready; repeat the call when it is"
+                f"disk {disk} of snapshot {snapshot.meta.name} is not ready; repeat the call when it is, or "
+                + REMEDY.format(disk)
             )
+
+    async def _why_lost(self, snapshot: Snapshot) -> str:
+        disk = snapshot.spec.disk
+        return "" if self._ledger.pool(disk) is not None else await self._lost.why(disk)
 
     async def read(self, snapshot: Snapshot) -> SnapshotSeen | None:
         """Its lvol as it is now."""

@@ -12,6 +12,7 @@ from agent.model import Disk, Meta, Provisioning, Snapshot, SnapshotPhase, Snaps
 from agent.store.local import open_local
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.lineage import Lineage
+from agent.volumes.lost_disks import LostDisks
 from agent.volumes.names import snapshot_id, volume_id
 from agent.volumes.placement import Ledger, Pool
 from agent.volumes.snapshot_reconcile import SnapshotReconciler
@@ -70,7 +71,8 @@ async def test_a_clone_that_is_being_deleted_is_waited_for(tmp_path: Path) -> No
     reconciler: Any = Ready()
     await store.create(Disk(Meta("d0")))
     zeroing = Zeroing(target, DiskRecords(store, "node-a"), 0.1)
-    snapshots = SnapshotReconciler(target, store, ledger, reconciler, lineage, zeroing)
+    lost = LostDisks(store, lambda name: None)
+    snapshots = SnapshotReconciler(target, store, ledger, reconciler, lineage, zeroing, lost)
     spec = SnapshotSpec("s", volume_id("v"), "node-a", "d0", 1 << 24, Provisioning.THIN)
     status = SnapshotStatus(SnapshotPhase.READY, 1 << 24, 1.0, (("r0", "uuid-of-s"),))
     snapshot = await store.create(Snapshot(Meta(SNAPSHOT, deleting=True), spec, status))
