@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from agent.config import DiskSettings
-from agent.disks import rules
+from agent.disks import files, rules
 from agent.disks.eligibility import Code
 from agent.disks.inventory import Change, Known
 from agent.disks.watch import Watch
@@ -19,7 +19,7 @@ from agent.model import Disk, DiskPhase, DiskSpec, Meta
 from agent.store.interface import EventType, Store
 from agent.tasks.background import Background
 from agent.tasks.work import Work
-from agent.volumes.access import FILE, Refused, Why, kind
+from agent.volumes.access import Refused, Why
 from agent.volumes.disk_driver import DRIVER, DiskDrivers
 from agent.volumes.disk_records import DiskRecords
 from agent.volumes.observed import Observed
@@ -83,7 +83,7 @@ class DiskKeeper:
     async def audited(self, observed: Observed) -> None:
         """A target is there, new or looked at again: those that are not served as they should be get another try."""
         if self._watch.discovered.is_set():
-            self._work.stir(*(disk.meta.name for disk in await self._records.list() if kind(disk) != FILE))
+            self._work.stir(*(disk.meta.name for disk in await self._records.list()))
 
     # --- following ---
 
@@ -123,10 +123,10 @@ class DiskKeeper:
 
     async def _settle(self, name: str) -> None:
         """Compare one disk's record with what is there, and close the difference."""
+        if files.is_disk_id(name):  # by its name: its status, which tells its kind, may have been emptied
+            return
         await self.prepared.wait()
         disk, found = await self._records.get(name), self._inventory.find(name)
-        if disk is not None and kind(disk) == FILE:
-            return
         if disk is not None and self._is_others(disk):
             if not found:
                 return

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from agent.errors import FailedPrecondition, QuarryError, Unavailable
+from agent.errors import CommandFailed, FailedPrecondition, QuarryError, Unavailable
 from agent.host import device as devices
 from agent.host import mount
 from agent.host.paths import CheckedPath
@@ -71,7 +71,12 @@ async def _mount(volume: Volume, device: Path, path: CheckedPath, mode: Filesyst
     own = ["ro" if readonly else "rw", *(["nouuid"] if mode.fs_type == "xfs" else [])]
     shared = len(volume.spec.attachments) > 1
     put = publishing.mount_shared_filesystem if shared else publishing.mount_filesystem
-    await put(device, path, mode, own)
+    try:
+        await put(device, path, mode, own)
+    except CommandFailed as error:  # what was checked a moment ago is another now, or the kernel knows better
+        raise FailedPrecondition(
+            f"the kernel does not mount {device} as {mode.fs_type}: {error.stderr.strip()}; dmesg may say more"
+        ) from error
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,10 @@ async def test_requests_that_are_not_for_reading(machine: Machine) -> None:
     assert (await ask(url, "/v1/volumes", data=b"x")).status == 413
     assert (await ask(url, "/v1/" + "v" * 9000)).status == 400
     port = int(url.rpartition(":")[2])
+    deadline = time.monotonic() + 20
+    while (await ask(url, "/readyz")).status != 200:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
     # More connections than there may be, none of which says anything: those who ask are answered all the same.
     quiet = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
     assert (await ask(url, "/healthz")).text == "ok\n"

@@ -9,15 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.emulator.emulator import Emulator
+
 from .plane import Plane
 
 _PLUGIN = "import sys; sys.argv[0] = 'kubectl-quarry'; from agent.cli.main import main; main()"
 
 
 async def quarry(plane: Plane, *arguments: str, plugin: bool = False) -> subprocess.CompletedProcess[str] | None:
-    """What became of the command; None where there is no kubectl. `plugin`: as `kubectl quarry`."""
+    """What became of the command; None where kubectl is not there or cannot be used. `plugin`: as `kubectl quarry`."""
     kubectl = shutil.which("kubectl", path=f"{os.environ.get('KUBEBUILDER_ASSETS', '')}:{os.environ['PATH']}")
-    if kubectl is None:
+    if kubectl is None or isinstance(plane, Emulator):  # which does not tell kubectl what kinds it has
         return None
     path = f"{Path(kubectl).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "PATH": path}
