@@ -156,7 +156,8 @@ class FileDiskKeeper:
         for disk in await self._registry.restore():
             seen = await asyncio.to_thread(_look_at, Path(disk.status.path))
             is_new = disk.meta.name not in self._seen and (seen is None or seen[2] != disk.status.size_bytes)
-            if is_new or self._seen.get(disk.meta.name, seen) != seen or disk.status.phase is DiskPhase.AVAILABLE:
+            is_to_be_tried = seen is not None and disk.status.phase in (DiskPhase.AVAILABLE, DiskPhase.MISSING)
+            if is_new or is_to_be_tried or self._seen.get(disk.meta.name, seen) != seen:
                 self._work.stir(disk.meta.name)
             self._seen[disk.meta.name] = seen
             if disk.spec.claimed is False and disk.status.phase is not DiskPhase.MISSING:
@@ -164,9 +165,13 @@ class FileDiskKeeper:
 
     async def _settle(self, name: str) -> None:
         disk = await self._records.get(name)
-        if disk is None or disk.status.phase is DiskPhase.MISSING or not self._is_ready():
+        if disk is None or not self._is_ready():
             return  # `audited` comes when the target is ready
         seen = await asyncio.to_thread(_look_at, Path(disk.status.path))
+        if disk.status.phase is DiskPhase.MISSING:
+            disk = await self._registry.register_again(disk)  # it may be back
+            if disk.status.phase is DiskPhase.MISSING:
+                return
         if seen is not None:
             disk = await self._records.change(disk, lambda now: _sized(now, seen[2]))
         elif not disk.status.pool.uuid:

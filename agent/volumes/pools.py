@@ -358,8 +358,8 @@ class Pools:
         condition = _condition(USABLE, why, text)
 
         def failed(now: Disk) -> Disk:
-            mark = now.status.phase is DiskPhase.FORMATTING
-            phase = DiskPhase.FORMATTING if mark else DiskPhase.FAILED
+            is_gone = now.status.phase is DiskPhase.MISSING and kind(now) == FILE and why is Why.POOL_LOST
+            phase = now.status.phase if is_gone or now.status.phase is DiskPhase.FORMATTING else DiskPhase.FAILED
             told = with_condition(without_condition(now.status.conditions, ATTENTION), condition)
             return replace(now, status=replace(now.status, phase=phase, message=text, conditions=told))
 

@@ -28,7 +28,9 @@ async def test_what_lay_on_a_deleted_disk_can_be_deleted(cluster: Cluster, open_
     await cluster.ask(lambda csi: csi.publish(lost, OTHER))
 
     cluster.kill(NODE)
+    cluster.kill_target(NODE)  # it would go on serving from the file that it has open
     (cluster.folder / f"{NODE}.img").rename(cluster.folder / "away.img")
+    cluster.start_target(NODE)
     cluster.start(NODE)
     await cluster.node_ready(NODE)
     disk = await _missing(store)

@@ -165,6 +165,22 @@ async def test_a_pool_that_was_cut_short_is_told_as_that(settings: Make, folder:
         assert "remove this one" not in told.status.message
 
 
+async def test_a_file_that_comes_back_is_served_again(settings: Make, folder: Path) -> None:
+    chosen = settings(f"{folder}/d.img:256MiB:ssd")
+    async with Standalone(chosen) as node, CsiClient(chosen.csi_endpoint) as csi:
+        await node.wait_ready(20)
+        volume = await csi.create_volume("v", 16 * MIB, {"tier": "ssd"})
+    (folder / "d.img").rename(folder / "away.img")
+    async with Standalone(chosen) as node, CsiClient(chosen.csi_endpoint) as csi:
+        await node.wait_ready(20)
+        told = await until(chosen, folder / "d.img", lambda disk: disk.status.phase is DiskPhase.MISSING)
+        assert "is not there" in told.status.message
+        assert await abnormal(csi, volume) != ""
+        (folder / "away.img").rename(folder / "d.img")
+        await until(chosen, folder / "d.img", ready)
+        assert await abnormal(csi, volume) == ""
+
+
 @pytest.mark.parametrize("how", ["deleted", "emptied"])
 async def test_a_record_that_is_lost_comes_back_without_a_restart(how: str, settings: Make, folder: Path) -> None:
     chosen = settings(f"{folder}/d.img:256MiB:ssd")
