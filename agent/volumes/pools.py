@@ -30,6 +30,7 @@ from agent.volumes.disk_records import (
 )
 from agent.volumes.names import is_held_name
 from agent.volumes.placement import Ledger
+from agent.volumes.pool_states import attention_for, gone, in_phase, refused_for, released, some
 from agent.volumes.safeguards import Safeguards
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Pools:
             await access.detach(disk)
             await access.wipe(disk)
             log.info("disk %s (%s) is released", disk.meta.name, disk.status.path)
-            return await self._records.change(disk, _released)
+            return await self._records.change(disk, released)
 
     async def refresh(self, *, record: bool = True) -> list[Disk]:
         """Look at the space of every pool again, one call to the target. Returns the disks whose pool is there.
@@ -147,15 +148,15 @@ class Pools:
                 if info is not None and info.uuid == pool.uuid and info.base_bdev == disk.bdev_name:
                     present.append(await self._record(disk, info, as_of, always=record))
                 elif disk.status.phase is DiskPhase.READY:
-                    await self._fail(disk, _gone(disk))
+                    await self._fail(disk, gone(disk))
             return present
 
     async def give_up(self, disk: Disk) -> Disk:
         """Forget a pool that is no longer on its disk. Raises Refused while volumes or snapshots were in it."""
         async with self._turn(disk):
             if living := self._ledger.reserved_on(disk.meta.name):
-                raise Refused(Why.IN_USE, f"disk {disk.meta.name} held {_some(sorted(living))}: delete them first")
-            return await self._records.change(disk, _released)
+                raise Refused(Why.IN_USE, f"disk {disk.meta.name} held {some(sorted(living))}: delete them first")
+            return await self._records.change(disk, released)
 
     async def forget(self, disk: Disk) -> bool:
         """Let the target go of a disk whose record was deleted. Not of one that is served, or wanted again: false."""
@@ -223,7 +224,7 @@ class Pools:
         info = await lvol.get_lvstore(self._rpc, disk.pool_name) or info
         size_bytes, had = device.size_bytes if device else 0, disk.status.pool.device_bytes
         if 0 < had < size_bytes and (limit := pool_size.beyond_limit(disk, info, size_bytes)):
-            disk = await self._tell(disk, _attention(Why.GROWTH_LIMIT, limit))
+            disk = await self._tell(disk, attention_for(Why.GROWTH_LIMIT, limit))
             return await self._record(disk, info, device_bytes=had)
         if 0 < had < size_bytes:
             is_zeroed = await self._zero_gain(disk, info, size_bytes)
@@ -244,7 +245,7 @@ class Pools:
             log.error("disk %s stays closed: %s", disk.meta.name, worse)
             return False
         why = error.why if isinstance(error, Refused) else Why.FAILED
-        await self._record(await self._tell(disk, _attention(why, str(error))), info)
+        await self._record(await self._tell(disk, attention_for(why, str(error))), info)
         return True
 
     async def _create_pool(self, disk: Disk) -> tuple[Disk, bool]:
@@ -254,7 +255,7 @@ class Pools:
             if disk.status.phase is not DiskPhase.FORMATTING:
                 self._caches.require_safe(disk)
                 await access.require_blank(disk)
-                disk = await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.FORMATTING))
+                disk = await self._records.change(disk, lambda now: in_phase(now, DiskPhase.FORMATTING))
             log.info("creating pool %s on %s", disk.pool_name, disk.status.path)
             await access.require_blank(disk)  # the last look before data would be destroyed
             is_zeroed = await self._zero(disk, 0, disk.status.size_bytes)
@@ -270,7 +271,7 @@ class Pools:
         except (RpcError, FailedPrecondition):
             # Answered: nothing is half done. The mark would let whatever comes onto the disk later be overwritten.
             if disk.status.phase is DiskPhase.FORMATTING:
-                await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.AVAILABLE))
+                await self._records.change(disk, lambda now: in_phase(now, DiskPhase.AVAILABLE))
             await access.detach(disk)
             raise
         return disk, is_zeroed
@@ -297,10 +298,10 @@ class Pools:
         pool.accepting = False  # what is placed from here on goes elsewhere
         living = await self._living_on(disk)
         if living:
-            raise Refused(Why.IN_USE, f"disk {disk.meta.name} holds {_some(living)}: delete them first")
+            raise Refused(Why.IN_USE, f"disk {disk.meta.name} holds {some(living)}: delete them first")
         await self._zeroing.require_clean(disk)
         self._ledger.remove_pool(disk.meta.name)
-        return await self._records.change(disk, lambda now: _in_phase(now, DiskPhase.RELEASING))
+        return await self._records.change(disk, lambda now: in_phase(now, DiskPhase.RELEASING))
 
     async def _living_on(self, disk: Disk) -> list[str]:
         """Volumes and snapshots, recorded or found in the pool."""
@@ -355,7 +356,7 @@ class Pools:
 
     async def _fail(self, disk: Disk, error: QuarryError) -> None:
         text, why = str(error), error.why if isinstance(error, Refused) else Why.FAILED
-        condition = _condition(USABLE, why, text)
+        condition = refused_for(USABLE, why, text)
 
         def failed(now: Disk) -> Disk:
             is_gone = now.status.phase is DiskPhase.MISSING and kind(now) == FILE and why is Why.POOL_LOST
@@ -377,29 +378,3 @@ def is_in_service(disk: Disk) -> bool:
         return False
     is_there = kind(disk) != FILE or disk.status.phase is not DiskPhase.MISSING
     return bool(disk.spec.claimed) or (bool(disk.status.pool.uuid) and is_there)
-
-
-def _attention(why: Why, text: str) -> Condition:
-    return Condition(ATTENTION, ConditionStatus.TRUE, why.value, text, time.time())
-
-
-def _condition(kind: str, why: Why, text: str) -> Condition:
-    return Condition(kind, ConditionStatus.FALSE, why.value, text, time.time())
-
-
-def _in_phase(disk: Disk, phase: DiskPhase) -> Disk:
-    return replace(disk, status=replace(disk.status, phase=phase, message=""))
-
-
-def _released(disk: Disk) -> Disk:
-    phase = DiskPhase.AVAILABLE if disk.status.eligible else DiskPhase.INELIGIBLE
-    status = replace(disk.status, phase=phase, message="", pool=PoolStatus(), conditions=())
-    return replace(disk, status=status)
-
-
-def _some(names: list[str], limit: int = 10) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _gone(disk: Disk) -> Unavailable:
-    return Unavailable(f"pool {disk.pool_name} is gone from the target: the disk failed or was removed")
