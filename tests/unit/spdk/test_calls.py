@@ -107,6 +107,7 @@ CALLS: list[tuple[str, Call, Any]] = [
     ("nvmf.create_subsystem", lambda r: nvmf.create_subsystem(r, NQN, "S", "M", max_namespaces=2), True),
     ("nvmf.delete_subsystem", lambda r: nvmf.delete_subsystem(r, NQN), True),
     ("nvmf.ensure_no_subsystem", lambda r: nvmf.ensure_no_subsystem(r, NQN), True),
+    ("nvmf.max_subsystems", nvmf.max_subsystems, []),
     ("nvmf.stats", nvmf.stats, {"tick_rate": 1, "poll_groups": []}),
     ("nvmf.get_subsystem", lambda r: nvmf.get_subsystem(r, NQN), []),
     ("nvmf.list_subsystems", nvmf.list_subsystems, []),
