@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 import click
 
 from agent.cli.asking import Where
+from agent.cli.claims import timeout_option
 from agent.cli.resources import where_options_and_logs
 from agent.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 
@@ -41,20 +42,11 @@ class Disks(Protocol):
 
 
 _NAMES = click.argument("names", metavar="NAME...", nargs=-1, required=True)
-_TIMEOUT = click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=1),
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for the agent.",
-)
 
 
 @click.command(short_help="Make records of data that have none.")
 @_NAMES
-@_TIMEOUT
+@timeout_option
 @where_options_and_logs
 def adopt(names: Sequence[str], timeout_s: float, where: Where) -> None:
     """Make a record of each volume or snapshot NAME, whose data are on a disk without one (condition Unrecorded).
@@ -67,7 +59,7 @@ def adopt(names: Sequence[str], timeout_s: float, where: Where) -> None:
 @click.command(short_help="Destroy data that have no record.")
 @_NAMES
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@_TIMEOUT
+@timeout_option
 @where_options_and_logs
 def discard(names: Sequence[str], yes: bool, timeout_s: float, where: Where) -> None:
     """DESTROY the data of each volume or snapshot NAME, which are on a disk without a record (condition Unrecorded)."""

@@ -19,13 +19,13 @@ from agent.disks.eligibility import Policy
 from agent.disks.inventory import Inventory
 from agent.disks.machine import Machine
 from agent.disks.watch import Watch
-from agent.errors import FailedPrecondition, Unavailable
+from agent.errors import FailedPrecondition
 from agent.host import locks, room
 from agent.model import Frontend, StorageNode, TargetState
 from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
-from agent.store.interface import R, Store
+from agent.store.interface import Store
 from agent.tasks.background import Background, noticed
 from agent.volumes import access, write_caches
 from agent.volumes.bringup import TargetKeeper
@@ -281,18 +281,6 @@ class _Disks(NamedTuple):
     def has(self, disk: str) -> bool | None:
         """Whether the machine has the disk of that identity; None while that is not known."""
         return bool(self.watch.inventory.find(disk)) if self.watch.discovered.is_set() else None
-
-
-async def recorded_if_possible(store: Store, resource: R) -> R:
-    """What was recorded before, where that is all there is: a start is not to fail for a filesystem that is full."""
-    try:
-        return await store.update(resource)
-    except Unavailable as error:
-        known = await store.get(type(resource), resource.meta.name)
-        if known is None:
-            raise
-        log.error("%s %s stays as it is on record: %s", type(resource).__name__, resource.meta.name, error)
-        return known
 
 
 async def end(task: asyncio.Task[None]) -> None:
