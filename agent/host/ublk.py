@@ -5,6 +5,7 @@ Ids are reused by the kernel: `identity` tells whether a device is still the one
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from dataclasses import dataclass
@@ -81,6 +82,16 @@ async def info(ublk_id: int) -> Info | None:
         return None
     found = json.loads(done.stdout)
     return Info(State(found["state"]), found["served"])
+
+
+async def refuse_discards(ublk_id: int) -> None:
+    """Let the kernel refuse to discard blocks of a live device (queue/discard_max_bytes, Documentation/block).
+
+    Done by a child that can be given up: the kernel waits for what is being written and read.
+    """
+    limit = Path(f"/sys/class/block/{path(ublk_id).name}/queue/discard_max_bytes")
+    if await asyncio.to_thread(limit.read_text) != "0\n":
+        await process.run(["tee", str(limit)], input=b"0", timeout_s=CONTROL_TIMEOUT_S)
 
 
 async def stop(ublk_id: int) -> None:

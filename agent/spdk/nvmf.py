@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -13,6 +14,8 @@ from agent.spdk.answers import given, read
 from agent.spdk.client import Rpc
 
 TRTYPE = "TCP"
+DATASET_MANAGEMENT = "nvmdsmsv"
+"""The optional command by which a host discards blocks, as `create_transport` names it."""
 DISCOVERY_NQN = "nqn.2014-08.org.nvmexpress.discovery"
 """The subsystem every target has; not ours to touch."""
 
@@ -148,13 +151,19 @@ async def create_transport(
     max_queue_depth: int | None = None,
     max_io_size: int | None = None,
     in_capsule_data_size: int | None = None,
+    masked_oncs: Sequence[str] | None = None,
 ) -> None:
-    """Make the TCP transport; None takes the target's default. -32603 when it exists."""
+    """Make the TCP transport; None takes the target's default. -32603 when it exists.
+
+    `masked_oncs` names optional commands that no host is offered, and that are refused when one is sent all the same:
+    "nvmcmps", "nvmdsmsv", "nvmwzsv", "reservs", "nvmcpys" (the bits of ONCS in Identify Controller).
+    """
     params = given(
         trtype=TRTYPE,
         max_queue_depth=max_queue_depth,
         max_io_size=max_io_size,
         in_capsule_data_size=in_capsule_data_size,
+        masked_oncs=masked_oncs,
     )
     await rpc.call("nvmf_create_transport", params)
 

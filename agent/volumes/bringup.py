@@ -225,7 +225,7 @@ class TargetKeeper:
         await app.wait_init(rpc)
         self.nature = await nature.learn(rpc)
         if await nvmf.get_transport(rpc) is None:
-            await nvmf.create_transport(rpc)
+            await nvmf.create_transport(rpc, masked_oncs=[nvmf.DATASET_MANAGEMENT])  # decision 0022
         disks = await self._pools.ensure_all()
         observed = await read_all(rpc, [disk.pool_name for disk in disks])
         if self._client.generation != generation:

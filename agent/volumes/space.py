@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
-REMEDY = "delete snapshots or volumes, then discard unused blocks (fstrim), or add a disk of this tier"
+REMEDY = "delete snapshots or volumes, or add a disk of this tier"
 
 
 class Space(IntEnum):

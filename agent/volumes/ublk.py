@@ -76,6 +76,7 @@ class UblkFrontend:
             elif found.present:
                 await self._serve(found)
             await self._wait_for(found.id, lambda info: info is not None and info.state is State.LIVE)
+            await ublk.refuse_discards(found.id)  # decision 0022
             if not found.identity:
                 await self._note(name, _Device(found.id, lvol, ublk.identity(found.id)))
             self.on_served(name)

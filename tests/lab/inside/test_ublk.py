@@ -15,7 +15,7 @@ from agent.spdk.client import Client
 
 from .conftest import SIZES, MakePod
 from .node import MIB, NAME, Node
-from .tools import Fio, digest, patiently, run, write
+from .tools import Failed, Fio, digest, patiently, run, write
 
 pytestmark = pytest.mark.ublk
 
@@ -49,6 +49,23 @@ async def test_there_and_back(pod: MakePod, client: CsiClient, fs_type: str, siz
     await mine.detach()
     await mine.gone()
     assert devices() == []
+
+
+async def test_discards_are_refused(pod: MakePod) -> None:
+    """As over NVMe/TCP (decision 0022); zeroes are written."""
+    mine = await pod(frontend="ublk")
+    await run("dd", "if=/dev/urandom", f"of={mine.target}", "bs=1M", "count=4", "oflag=direct")
+    with pytest.raises(Failed, match="not supported"):
+        await run("blkdiscard", "-o", "0", "-l", str(MIB), mine.target)
+    await run("blkdiscard", "-z", "-o", "0", "-l", str(MIB), mine.target)
+    assert await asyncio.to_thread(_first, mine.target, MIB) == bytes(MIB)
+    await mine.detach()
+    await mine.gone()
+
+
+def _first(device: Path, length: int) -> bytes:
+    with device.open("rb") as file:
+        return file.read(length)
 
 
 async def test_never_over_nvme_at_the_same_time(pod: MakePod, node: Node) -> None:

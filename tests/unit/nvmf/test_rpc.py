@@ -244,6 +244,11 @@ async def test_transports_that_cannot_be(rpc: Rpc, wrong: dict[str, int]) -> Non
     assert (transport["kas"], transport["min_kato"]) == (10, 2000)
 
 
+async def test_masked_commands_are_neither_offered_nor_done(rpc: Rpc) -> None:
+    assert (await rpc.fault("nvmf_create_transport", trtype="TCP", masked_oncs=["trim"]))[0] == -32602
+    assert await rpc.call("nvmf_create_transport", trtype="TCP", masked_oncs=["nvmdsmsv", "nvmcpys"]) is True
+
+
 async def test_controllers_and_queues_are_listed(rpc: Rpc) -> None:
     await rpc.call("nvmf_create_transport", trtype="TCP")
     await rpc.subsystem()

@@ -103,6 +103,7 @@ CALLS: list[tuple[str, Call, Any]] = [
         True,
     ),
     ("nvmf.create_transport", nvmf.create_transport, True),
+    ("nvmf.create_transport", lambda r: nvmf.create_transport(r, masked_oncs=[nvmf.DATASET_MANAGEMENT]), True),
     ("nvmf.get_transport", nvmf.get_transport, []),
     ("nvmf.create_subsystem", lambda r: nvmf.create_subsystem(r, NQN, "S", "M", max_namespaces=2), True),
     ("nvmf.delete_subsystem", lambda r: nvmf.delete_subsystem(r, NQN), True),

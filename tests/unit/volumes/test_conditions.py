@@ -54,7 +54,7 @@ def test_a_volume_that_is_well() -> None:
 def test_a_pool_short_of_space_concerns_its_thin_volumes(free_bytes: int, words: str) -> None:
     found = condition(VOLUME, TargetState.READY, ledger(free_bytes), DISK)
     assert found.abnormal
-    assert words in found.message and "fstrim" in found.message
+    assert words in found.message and "delete snapshots or volumes" in found.message
     assert condition(THICK, TargetState.READY, ledger(free_bytes), DISK) == HEALTHY
     assert condition(THICK, TargetState.READY, ledger(free_bytes), DISK, shares=True) == found
 

@@ -139,7 +139,7 @@ def _optional_commands(controller: Controller) -> OptionalCommands:
         offered |= OptionalCommands.DATASET_MANAGEMENT
     if all("write_zeroes" in bdev.supported_io for bdev in bdevs):
         offered |= OptionalCommands.WRITE_ZEROES
-    return offered
+    return offered & ~controller.settings.masked
 
 
 def _namespace(controller: Controller, namespace: Namespace) -> IdentifyNamespace:

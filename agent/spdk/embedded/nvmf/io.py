@@ -8,7 +8,7 @@ import struct
 from collections.abc import Awaitable, Callable
 
 from agent.nvmf.command import IoOpcode
-from agent.nvmf.identify import AnaState
+from agent.nvmf.identify import AnaState, OptionalCommands
 from agent.nvmf.status import Status
 from agent.spdk.embedded.bdev import IoFailure
 from agent.spdk.embedded.nvmf.controller import Controller
@@ -39,7 +39,8 @@ async def execute(controller: Controller, request: Request) -> Reply:
         raise Refusal(Status.INVALID_NAMESPACE, dnr=True)
     if controller.ana_state(namespace) is AnaState.INACCESSIBLE:
         raise Refusal(Status.ANA_INACCESSIBLE)
-    handler = _HANDLERS.get(command.opcode)
+    masked = any(command.opcode == opcode for opcode, bit in _OPTIONAL if bit & controller.settings.masked)
+    handler = None if masked else _HANDLERS.get(command.opcode)
     if handler is None or command.flags & 3:
         raise Refusal(Status.INVALID_OPCODE if handler is None else Status.INVALID_FIELD, dnr=True)
     namespace.begin()
@@ -129,3 +130,9 @@ _HANDLERS: dict[int, Callable[[Controller, Namespace, Request], Awaitable[Reply]
     IoOpcode.WRITE_ZEROES: _write_zeroes,
     IoOpcode.DATASET_MANAGEMENT: _dataset_management,
 }
+
+_OPTIONAL = (
+    (IoOpcode.COMPARE, OptionalCommands.COMPARE),
+    (IoOpcode.WRITE_ZEROES, OptionalCommands.WRITE_ZEROES),
+    (IoOpcode.DATASET_MANAGEMENT, OptionalCommands.DATASET_MANAGEMENT),
+)

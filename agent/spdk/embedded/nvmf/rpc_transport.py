@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from functools import reduce
+from operator import or_
+from typing import Any, Literal
 
+from agent.nvmf.identify import OptionalCommands
 from agent.spdk.embedded.nvmf.controller import Controller
 from agent.spdk.embedded.nvmf.parameters import TARGET_NAME, TCP, TargetParams, check_target
 from agent.spdk.embedded.nvmf.settings import KAS_UNIT_MS, TransportSettings
@@ -21,6 +24,12 @@ from agent.spdk.embedded.rpc import (
 _MIN_IO_BYTES = 8192
 _MIN_AQ_DEPTH = 32
 _TICK_RATE = 1_000_000_000
+_Optional = Literal["nvmcmps", "nvmdsmsv", "nvmwzsv", "reservs", "nvmcpys"]
+_OFFERED = {  # the others are never offered
+    "nvmcmps": OptionalCommands.COMPARE,
+    "nvmdsmsv": OptionalCommands.DATASET_MANAGEMENT,
+    "nvmwzsv": OptionalCommands.WRITE_ZEROES,
+}
 
 
 class CreateTransport(TargetParams, forbid_unknown_fields=False, kw_only=True):
@@ -44,6 +53,7 @@ class CreateTransport(TargetParams, forbid_unknown_fields=False, kw_only=True):
     disable_command_passthru: bool | None = None
     iobuf_small_cache_size: int | None = None
     iobuf_large_cache_size: int | None = None
+    masked_oncs: tuple[_Optional, ...] = ()
 
 
 class GetTransports(TargetParams):
@@ -114,6 +124,7 @@ def _settings(params: CreateTransport) -> TransportSettings:
         settings,
         max_aq_depth=max(settings.max_aq_depth, _MIN_AQ_DEPTH),
         min_kato=-(-settings.min_kato // step) * step,
+        masked=reduce(or_, (_OFFERED.get(each, OptionalCommands.NONE) for each in params.masked_oncs), settings.masked),
     )
 
 

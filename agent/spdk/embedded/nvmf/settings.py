@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.nvmf.identify import OptionalCommands
+
 KAS_UNIT_MS = 100
 DISCOVERY_KATO_MS = 120_000
 ASSOCIATION_TIMEOUT_S = 120.0
@@ -41,6 +43,8 @@ class TransportSettings:
     disable_command_passthru: bool = False
     iobuf_small_cache_size: int = 0xFFFFFFFF
     iobuf_large_cache_size: int = 0xFFFFFFFF
+    masked: OptionalCommands = OptionalCommands.NONE
+    """Offered to no host, and refused."""
     connect_timeout_s: float = 10.0
 
     def keep_alive_ms(self, asked_ms: int) -> int:
