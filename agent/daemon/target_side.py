@@ -42,6 +42,7 @@ from agent.volumes.kernel_disk import KernelAccess
 from agent.volumes.lineage import Lineage
 from agent.volumes.lost_data import LostData
 from agent.volumes.lost_disks import LostDisks
+from agent.volumes.metadata_pages import MetadataPages
 from agent.volumes.node import NodeVolumes
 from agent.volumes.operations import Operations
 from agent.volumes.placement import Ledger
@@ -149,7 +150,7 @@ class TargetSide:
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
         self._port = PortKeeper(self.rpc, listener)
         limit = SubsystemLimit(self.rpc, records, pools, lambda: reconciler.observed)
-        self.keeper.companions += [self._port, limit]
+        self.keeper.companions += [self._port, limit, MetadataPages(self.rpc, records, pools, book)]
         file_disks = FileDiskKeeper(
             records,
             self._file_disks(records),

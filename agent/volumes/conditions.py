@@ -17,7 +17,7 @@ from agent.model import (
     VolumePhase,
 )
 from agent.volumes.access import Why
-from agent.volumes.disk_records import attention, failing
+from agent.volumes.disk_records import METADATA_FULL, attention, failing, told
 from agent.volumes.lost_disks import REMEDY
 from agent.volumes.placement import Ledger
 from agent.volumes.space import Space, describe
@@ -43,7 +43,7 @@ def condition(
         _of_volume(volume)
         or _of_target(volume, target)
         or _of_disk(volume, ledger, disk)
-        or _of_space(volume, ledger, shares)
+        or _of_space(volume, ledger, disk, shares)
     )
     return VolumeCondition(True, found) if found else HEALTHY
 
@@ -78,10 +78,12 @@ def _of_disk(volume: Volume, ledger: Ledger, disk: Disk | None) -> str:
     return f"disk {name} ({disk.status.path}), which holds the data, is {disk.status.phase}: {why}"
 
 
-def _of_space(volume: Volume, ledger: Ledger, shares: bool) -> str:
+def _of_space(volume: Volume, ledger: Ledger, disk: Disk | None, shares: bool) -> str:
     pool = ledger.pool(_disk_of(volume))
     if pool is None or (volume.spec.provisioning is Provisioning.THICK and not shares):
         return ""  # a thick volume has its clusters, until a snapshot takes them over
+    if disk and (full := told(disk, METADATA_FULL)):
+        return full.message
     space = ledger.space(pool)
     if space is Space.AMPLE:
         return ""

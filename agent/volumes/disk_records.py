@@ -30,6 +30,9 @@ PROTECTED = "Protected"
 TARGET_FULL = "TargetFull"
 """Condition of a Disk: the target of its node exports nearly as many volumes as it can. It takes no new ones."""
 
+METADATA_FULL = "MetadataFull"
+"""Condition of a Disk: the metadata pages of its pool are used up. It takes no new volumes."""
+
 ATTEMPTS = 50
 """Each lost race means that another one wrote."""
 
@@ -111,21 +114,23 @@ def attention(disk: Disk, *whys: Why) -> Condition | None:
     return next((each for each in disk.status.conditions if each.type == ATTENTION and each.reason in whys), None)
 
 
-def is_told(disk: Disk, kind: str) -> bool:
-    return any(each.type == kind and each.status is ConditionStatus.TRUE for each in disk.status.conditions)
+def told(disk: Disk, *kinds: str) -> Condition | None:
+    """The first condition of these that is said to be True."""
+    said = (each for each in disk.status.conditions if each.type in kinds and each.status is ConditionStatus.TRUE)
+    return next(said, None)
 
 
 def why_not(disk: Disk) -> str:
     """What an operator can do that it takes new volumes, where that is not to be seen at the disk itself."""
-    found = (each.message for each in disk.status.conditions if each.type == TARGET_FULL)
-    return next(found, "") if is_told(disk, TARGET_FULL) else ""
+    full = told(disk, TARGET_FULL, METADATA_FULL)
+    return full.message if full else ""
 
 
 def takes_new_volumes(disk: Disk) -> bool:
     """Whether volumes may be placed on it: it is claimed, nothing says that it fails or loses what was synced, and its
-    target can export them."""
+    target can export them and describe what they hold."""
     cache = power_loss(disk)
     is_safe = cache is None or cache.status is not ConditionStatus.FALSE
     is_whole = attention(disk, Why.SHRUNK, Why.REMOVED) is None
-    can_export = not is_told(disk, TARGET_FULL)
-    return disk.spec.claimed is True and failing(disk) is None and is_safe and is_whole and can_export
+    is_full = told(disk, TARGET_FULL, METADATA_FULL) is not None
+    return disk.spec.claimed is True and failing(disk) is None and is_safe and is_whole and not is_full

@@ -11,6 +11,7 @@ _VOLUME_ID = re.compile(r"vol-[0-9a-f]{32}")
 _SNAPSHOT_ID = re.compile(r"snap-[0-9a-f]{32}(-[1-9][0-9]{0,8})?")
 _GROUP_ID = re.compile(r"group-[0-9a-f]{32}")
 _HELD = re.compile(r"zero-[0-9a-f]{32}")
+_PROBE = re.compile(r"probe-[0-9]")
 _HELPER = re.compile(r"help-[0-9a-f]{32}")
 
 
@@ -113,3 +114,13 @@ def volume_of_nqn(nqn: str) -> str | None:
 def serial_number(volume: str) -> str:
     """NVMe serial number of the volume's controller: at most 20 printable ASCII characters (NVM Express Base, SN)."""
     return "Q" + volume.removeprefix("vol-")[:19].upper()
+
+
+def probe_name(number: int) -> str:
+    """Name of an lvol that exists for a moment, to see whether a metadata page is left; `number`: 0 to 9."""
+    return f"probe-{number}"
+
+
+def is_probe_name(text: str) -> bool:
+    """Whether `text` names such an lvol. They hold nothing."""
+    return _PROBE.fullmatch(text) is not None

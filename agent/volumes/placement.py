@@ -106,6 +106,10 @@ class Ledger:
         """Everything that weighs on `disk`."""
         return [name for name, each in self._reserved.items() if each.disk == disk]
 
+    def sizes_on(self, disk: str) -> list[int]:
+        """The bytes of everything that weighs on `disk`."""
+        return [each.size_bytes for each in self._reserved.values() if each.disk == disk]
+
     def remove_pool(self, disk: str) -> None:
         self._pools.pop(disk, None)
 

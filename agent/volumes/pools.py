@@ -28,7 +28,7 @@ from agent.volumes.disk_records import (
     with_health,
     without_condition,
 )
-from agent.volumes.names import is_held_name
+from agent.volumes.names import is_held_name, is_probe_name
 from agent.volumes.placement import Ledger
 from agent.volumes.pool_states import attention_for, gone, in_phase, refused_for, released, some
 from agent.volumes.safeguards import Safeguards
@@ -306,7 +306,7 @@ class Pools:
     async def _living_on(self, disk: Disk) -> list[str]:
         """Volumes and snapshots, recorded or found in the pool."""
         lvols = await lvol.list_lvols(self._rpc, disk.pool_name)
-        found = (each.name for each in lvols if not is_held_name(each.name))
+        found = (each.name for each in lvols if not is_held_name(each.name) and not is_probe_name(each.name))
         return sorted({*self._ledger.reserved_on(disk.meta.name), *found})
 
     async def _record(

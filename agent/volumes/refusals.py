@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from agent.errors import FailedPrecondition, QuarryError, ResourceExhausted, RpcError, TransportClosed, Unavailable
 from agent.volumes.plan import Action, AddListener, CreateLvol, CreateSubsystem, DesiredReplica, ResizeLvol, SetQos
 
@@ -15,11 +18,31 @@ def no_answer(desired: DesiredReplica, error: BaseException) -> BaseException:
     return error
 
 
+def is_out_of_pages(error: RpcError) -> bool:
+    """Whether that is what a refusal means: measured on v26.05 for bdev_lvol_create and bdev_lvol_snapshot."""
+    return error.code == -32602 and error.message == os.strerror(errno.ENOMEM)
+
+
+def used_up(pool: str) -> str:
+    """What is to be said of it."""
+    return (
+        f"the metadata pages of pool {pool} are used up: no volume or snapshot can be made on it, and volumes cannot "
+        "write where they have not written before; delete snapshots or volumes, or add a disk of this tier"
+    )
+
+
+def pool_refusal(pool: str, what: str, error: RpcError) -> ResourceExhausted:
+    """Why a pool did not take `what`."""
+    if is_out_of_pages(error):
+        return ResourceExhausted(used_up(pool))
+    return ResourceExhausted(f"pool {pool} refused {what}: {error.message}")
+
+
 def refusal(desired: DesiredReplica, action: Action, error: RpcError) -> QuarryError:
     """What the target's lasting refusal of `action` means to the caller, with the remedy where there is one."""
     match action:
         case CreateLvol() | ResizeLvol():
-            return ResourceExhausted(f"pool {desired.pool} refused {desired.size_bytes} bytes: {error.message}")
+            return pool_refusal(desired.pool, f"{desired.size_bytes} bytes", error)
         case CreateSubsystem():
             return ResourceExhausted(
                 f"the target refused one more subsystem ({error.message}); spdk_tgt serves 1,024 unless "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.errors import FailedPrecondition, QuarryError, ResourceExhausted, RpcError
+from agent.errors import FailedPrecondition, QuarryError, RpcError
 from agent.model import VolumeSource
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
@@ -12,6 +12,7 @@ from agent.volumes import actions
 from agent.volumes.lineage import Lineage
 from agent.volumes.names import helper_name
 from agent.volumes.plan import CreateLvol, DesiredReplica, ResizeLvol
+from agent.volumes.refusals import pool_refusal
 from agent.volumes.snapshot_plan import CloneLvol, DesiredSeed, SeedAction, SetParent, SnapshotSeen, VolumeSeen, seed
 
 ATTEMPTS = 5
@@ -105,5 +106,5 @@ def snapshot_seen(found: bdev.BdevInfo | None) -> SnapshotSeen | None:
 
 def _refusal(wanted: DesiredSeed, action: SeedAction, error: RpcError) -> QuarryError:
     if isinstance(action, CreateLvol | ResizeLvol | CloneLvol):
-        return ResourceExhausted(f"pool {wanted.pool} refused volume {wanted.volume}: {error.message}")
+        return pool_refusal(wanted.pool, f"volume {wanted.volume}", error)
     return error

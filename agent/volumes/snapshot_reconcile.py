@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 
-from agent.errors import Busy, FailedPrecondition, QuarryError, ResourceExhausted, RpcError, Unavailable
+from agent.errors import Busy, FailedPrecondition, QuarryError, RpcError, Unavailable
 from agent.model import POOL_PREFIX, Snapshot, SnapshotPhase, SnapshotStatus, Volume
 from agent.spdk import bdev, lvol
 from agent.spdk.client import Rpc
@@ -22,6 +22,7 @@ from agent.volumes.lineage import Lineage
 from agent.volumes.lost_disks import REMEDY, LostDisks
 from agent.volumes.placement import Ledger
 from agent.volumes.reconcile import Reconciler
+from agent.volumes.refusals import pool_refusal
 from agent.volumes.seeding import snapshot_seen
 from agent.volumes.snapshot_plan import Gone, Keep, SnapshotSeen, removal
 from agent.volumes.zeroing import Zeroing
@@ -177,7 +178,7 @@ class SnapshotReconciler:
                     raise FailedPrecondition(f"volume {volume.meta.name} has no data to take a snapshot of") from error
                 if attempt == ATTEMPTS - 1:
                     pool = POOL_PREFIX + snapshot.spec.disk
-                    raise ResourceExhausted(f"pool {pool} refused a snapshot: {error.message}") from error
+                    raise pool_refusal(pool, "a snapshot", error) from error
             await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
         raise Unavailable("not reached")
 

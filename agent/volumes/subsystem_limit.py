@@ -11,7 +11,7 @@ from agent.model import Condition, ConditionStatus, Disk
 from agent.spdk import nvmf
 from agent.spdk.client import Rpc
 from agent.tasks.background import Background
-from agent.volumes.disk_records import TARGET_FULL, DiskRecords, is_told, with_condition, without_condition
+from agent.volumes.disk_records import TARGET_FULL, DiskRecords, told, with_condition, without_condition
 from agent.volumes.observed import Observed
 from agent.volumes.pools import Pools, is_in_service
 
@@ -61,7 +61,7 @@ class SubsystemLimit:
         margin = max(1, min(MARGIN_MAX, self._limit // 16))
         full = used >= self._limit - margin
         for disk in await self._records.list():
-            if is_in_service(disk) and full != is_told(disk, TARGET_FULL):
+            if is_in_service(disk) and full != bool(told(disk, TARGET_FULL)):
                 changed = await self._records.change(disk, self._full if full else _not_full)
                 self._pools.follow(changed)
                 log.log(logging.WARNING if full else logging.INFO, "disk %s takes %s volumes: %d of %d subsystems",
