@@ -26,7 +26,7 @@ def snapshot(resource: Snapshot) -> csi.Snapshot:
     answer = csi.Snapshot(
         snapshot_id=resource.meta.name,
         source_volume_id=resource.spec.volume,
-        size_bytes=resource.status.size_bytes,
+        size_bytes=resource.least_bytes,
         ready_to_use=resource.status.phase is SnapshotPhase.READY,
         group_snapshot_id=resource.spec.group,
     )

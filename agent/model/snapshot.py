@@ -35,6 +35,8 @@ class SnapshotSpec:
     """Of an internal snapshot, which nobody but the agent sees: the volume that is being cloned with its help."""
     group: str = ""
     """The group it was taken with and is deleted with."""
+    requested_bytes: int = 0
+    """Size that was asked for the volume, before it was rounded up; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Snapshot:
     meta: Meta
     spec: SnapshotSpec
     status: SnapshotStatus = field(default_factory=SnapshotStatus)
+
+    @property
+    def least_bytes(self) -> int:
+        """What has to be asked for to get a volume that can hold it: its size, unless that was rounded up."""
+        return min(self.spec.requested_bytes or self.status.size_bytes, self.status.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)

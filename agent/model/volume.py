@@ -103,7 +103,7 @@ class VolumeSpec:
     csi_name: str
     """The name CreateVolume was called with; empty: not known yet, of a volume that came with a disk."""
     size_bytes: int
-    """Size that was asked for, in whole clusters. It never shrinks."""
+    """Its size, in whole clusters. It never shrinks."""
     tier: Tier
     """Kind of disk it lies on."""
     provisioning: Provisioning = Provisioning.THIN
@@ -124,6 +124,8 @@ class VolumeSpec:
     """The StorageClass parameters as given, sorted: what a repeated CreateVolume is compared with."""
     source: VolumeSource | None = None
     """What it was made of."""
+    requested_bytes: int = 0
+    """Size that was asked for last, before it was rounded up; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)

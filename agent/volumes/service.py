@@ -253,6 +253,7 @@ class VolumeService:
                 connect=request.connect,
                 parameters=request.parameters,
                 source=request.source,
+                requested_bytes=request.required_bytes,
             ),
         )
         try:
@@ -358,22 +359,23 @@ class VolumeService:
         self._ledger.require_space(disk)
         if not self._ledger.can_grow(name, size_bytes):
             raise ResourceExhausted(f"disk {disk} has no room now to grow volume {name} to {size_bytes} bytes")
-        return await self._grow(volume, disk, size_bytes)
+        return await self._grow(volume, disk, size_bytes, required_bytes)
 
-    async def _grow(self, volume: Volume, disk: str, size_bytes: int) -> Volume:
-        before = volume.spec.size_bytes
+    async def _grow(self, volume: Volume, disk: str, size_bytes: int, requested_bytes: int) -> Volume:
+        before, spec = volume.spec, replace(volume.spec, size_bytes=size_bytes, requested_bytes=requested_bytes)
         self._ledger.reserve(volume.meta.name, disk, size_bytes, volume.spec.provisioning)
         try:
-            wanted = await self._store.update(replace(volume, spec=replace(volume.spec, size_bytes=size_bytes)))
+            wanted = await self._store.update(replace(volume, spec=spec))
         except QuarryError:
-            self._ledger.reserve(volume.meta.name, disk, before, volume.spec.provisioning)
+            self._ledger.reserve(volume.meta.name, disk, before.size_bytes, before.provisioning)
             raise
         try:
             return await self._settle(wanted)
         except ResourceExhausted:
             # Nothing grew: take the wish back, or the loop would try for ever.
-            await self._store.update(replace(wanted, spec=replace(wanted.spec, size_bytes=before)))
-            self._ledger.reserve(volume.meta.name, disk, before, volume.spec.provisioning)
+            as_before = replace(wanted.spec, size_bytes=before.size_bytes, requested_bytes=before.requested_bytes)
+            await self._store.update(replace(wanted, spec=as_before))
+            self._ledger.reserve(volume.meta.name, disk, before.size_bytes, before.provisioning)
             raise
 
     async def _modify(self, name: str, change: QosChange) -> Volume:

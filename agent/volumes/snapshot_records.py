@@ -47,7 +47,8 @@ class SnapshotRecords:
             )
         name = self._lineage.free_id(csi_name)
         self._ledger.reserve(name, place.disk, size, kind)
-        spec = SnapshotSpec(csi_name, volume.meta.name, place.node, place.disk, size, kind, owner, group)
+        asked = volume.spec.requested_bytes
+        spec = SnapshotSpec(csi_name, volume.meta.name, place.node, place.disk, size, kind, owner, group, asked)
         try:
             snapshot = await self._store.create(Snapshot(Meta(name, created_at=time.time()), spec))
         except BaseException:

@@ -55,6 +55,21 @@ async def test_the_life_of_claims(claims: Claims, cluster: InstalledCluster, ope
     assert not cluster.restarts, f"ended by themselves: {cluster.restarts}\n{cluster.logs()}"
 
 
+async def test_decimal_sizes(claims: Claims) -> None:
+    """A volume is larger than "100M"; a claim of "100M" can still be made of its snapshot, and of itself."""
+    await claims.claim("claim", "100M", "node-a")
+    await claims.bound("claim")
+    source = await claims.snapshot("snap", "claim")
+    await claims.claim("restored", "100M", "node-a", source=source)
+    await claims.claim("clone", "100M", "node-a", source={"kind": "PersistentVolumeClaim", "name": "claim"})
+    for name in ("restored", "clone"):
+        await claims.bound(name)
+    for name in ("claim", "restored", "clone"):
+        await claims.delete(f"{CLAIMS}/{name}")
+    await claims.delete(f"{SNAPSHOTS}/snap")
+    await claims.all_gone()
+
+
 async def test_nothing_waits_for_a_node_that_was_forgotten(
     claims: Claims, cluster: InstalledCluster, open_store: Opener, plane: Plane
 ) -> None:

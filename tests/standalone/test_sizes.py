@@ -26,11 +26,20 @@ async def csi(settings: Callable[..., Settings], folder: Path) -> AsyncIterator[
 async def test_what_was_rounded_up_can_be_made_again_from_itself(csi: CsiClient) -> None:
     volume = await csi.create_volume("a", GB)
     snapshot = await csi.create_snapshot("s", volume)
+    assert snapshot.size_bytes == GB, "external-provisioner refuses a claim that asks for less than its snapshot says"
     await csi.create_volume("clone", GB, source=from_volume(volume))
     await csi.create_volume("restored", GB, source=from_snapshot(snapshot.snapshot_id))
     with pytest.raises(CallFailed) as refused:
         await csi.create_volume("small", GB - (8 << 20), source=from_volume(volume))
     assert refused.value.code is grpc.StatusCode.OUT_OF_RANGE
+
+
+async def test_a_snapshot_is_as_large_as_was_asked_for_last(csi: CsiClient) -> None:
+    volume = await csi.create_volume("a", GB)
+    await csi.expand(volume, 2 * GB)
+    assert (await csi.create_snapshot("s", volume)).size_bytes == 2 * GB
+    await csi.expand(volume, 2 * GB + 1)  # it is as large already
+    assert (await csi.create_snapshot("t", volume)).size_bytes == 2 * GB
 
 
 async def test_no_room_now_is_another_answer_than_never(csi: CsiClient) -> None:
