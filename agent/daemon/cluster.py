@@ -10,7 +10,7 @@ from agent.config import Settings
 from agent.store.kubernetes.events import Recorder
 from agent.store.kubernetes.store import KubernetesStore
 from agent.tasks.background import Background
-from agent.volumes.news import TellingStore
+from agent.volumes.news import Tell
 
 LEADER = "quarry-controller"
 HEARTBEAT = "quarry-node-"
@@ -21,13 +21,13 @@ HEARTBEAT_S = 15
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-def with_events(store: KubernetesStore, role: str, instance: str, closers: AsyncExitStack) -> TellingStore:
-    """`store`; what is news in a write to it becomes an event of its object, until `closers` are closed."""
+def events_of(store: KubernetesStore, role: str, instance: str, closers: AsyncExitStack) -> Tell:
+    """What makes news of an object an event of it, until `closers` are closed."""
     recorder = Recorder(store.connection, store.uid_of, f"quarry-{role}", instance)
     telling = Background()
     telling.keep("events", recorder.run)
     closers.push_async_callback(telling.stop)
-    return TellingStore(store, lambda of, news: recorder.tell(of, news.reason, news.message, news.is_warning))
+    return lambda of, news: recorder.tell(of, news.reason, news.message, news.is_warning)
 
 
 def lease_namespace(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.config import Settings
 from agent.csi.server import CsiServer, build_controller_server
-from agent.daemon.cluster import HEARTBEAT, LEADER, LEASE_S, RENEW_S, lease_namespace, with_events
+from agent.daemon.cluster import HEARTBEAT, LEADER, LEASE_S, RENEW_S, events_of, lease_namespace
 from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, end, ledger, make_private
 from agent.diag.endpoint import serve
@@ -26,6 +26,7 @@ from agent.volumes.fleet import Fleet
 from agent.volumes.giving_up import GivingUp
 from agent.volumes.guard import VolumeGuard
 from agent.volumes.lineage import Lineage
+from agent.volumes.news import TellingStore, VolumeNews
 from agent.volumes.operations import Operations
 from agent.volumes.remote import RemoteSettler, RemoteSnapshots
 from agent.volumes.roll_call import TOLD_AFTER_S, RollCall
@@ -77,8 +78,9 @@ class Controller:
         raise Unavailable("another controller leads now, or the Kubernetes API is away: this one ends")
 
     def _build(self, store: KubernetesStore, leases: Leases) -> None:
-        told = with_events(store, "controller", self.settings.identity, self._closers)
-        fenced = FencedStore(told, lambda: self._leader.until)
+        tell = events_of(store, "controller", self.settings.identity, self._closers)
+        fenced = FencedStore(TellingStore(store, tell), lambda: self._leader.until)
+        self._news = VolumeNews(store, tell)
         book, lineage, operations = ledger(self.settings.pool), Lineage(), Operations(VolumeGuard())
         self._heartbeats = Heartbeats(leases, HEARTBEAT, lambda: self._fleet.nodes_changed())
         self._fleet = Fleet(fenced, book, lineage, operations, self._heartbeats.is_alive)
@@ -108,6 +110,8 @@ class Controller:
         self._closers.push_async_callback(looking.stop)
         await self._fleet.start()
         await self.volumes.start()
+        self._news.start()
+        self._closers.push_async_callback(self._news.stop)
         self._counted = True
         log.info("%s leads", self.settings.identity)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from agent.config import Settings
 from agent.csi.server import CsiServer, build_node_server
-from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, lease_namespace, with_events
+from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, events_of, lease_namespace
 from agent.daemon.registration import own_id, register
 from agent.daemon.signals import either, stop_event
 from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
@@ -20,6 +20,7 @@ from agent.store.interface import Store
 from agent.store.kubernetes.leases import Holder, Leases, lease_name, node_labels
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 from agent.volumes.changes import Changes
+from agent.volumes.news import TellingStore
 from agent.volumes.node import NodeVolumes
 from agent.volumes.node_view import NodeView
 from agent.volumes.placed_here import PlacedHere
@@ -52,7 +53,7 @@ class NodeAgent(TargetSide):
         cluster = await open_kubernetes(self.settings.kubeconfig)
         self._closers.push_async_callback(cluster.close)
         await self._hold_name(Leases(cluster.connection, lease_namespace(self.settings)))
-        store = with_events(cluster, "node", self.settings.node_name, self._closers)
+        store = TellingStore(cluster, events_of(cluster, "node", self.settings.node_name, self._closers))
         if not self.settings.zone:
             labels = await node_labels(cluster.connection, self.settings.node_name)
             self.settings = self.settings.model_copy(update={"zone": labels.get(_ZONE_LABEL, "")})

@@ -60,8 +60,6 @@ def test_tells_events_of_what_is_its_own(cluster: Installation, node: Client) ->
         ("StorageNode", "a"),
         ("Disk", "told-mine"),
         ("Disk", "gone"),
-        ("Volume", "v"),
-        ("Snapshot", "s"),
     ):
         made = node("POST", EVENTS, _event(kind, name))
         assert made.code == 201, made.message
@@ -76,7 +74,9 @@ def test_tells_events_of_what_is_its_own(cluster: Installation, node: Client) ->
         _event("StorageNode", "a", "b"),
         _event("StorageNode", "a", reportingController="kubelet"),
         _event("SnapshotGroup", "g"),
-        _event("Volume", "v", **pod),
+        _event("Disk", "told-mine", **pod),
+        _event("Volume", "v"),
+        _event("Snapshot", "s"),
     ):
         assert node("POST", EVENTS, refused).code == FORBIDDEN, refused
     again = {"series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:01.000000Z"}}

@@ -6,14 +6,20 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from agent.daemon.cluster import with_events
-from agent.model import Disk, DiskPhase, DiskSpec, DiskStatus, Meta
+from agent.daemon.cluster import events_of
+from agent.model import Disk, DiskPhase, DiskSpec, DiskStatus, Meta, Tier, Volume, VolumePhase, VolumeSpec
 from agent.store.interface import Store
+from agent.volumes.news import TellingStore, VolumeNews
 
 from .conftest import Opener, until
 from .plane import Plane
 
 FINE, GONE = "/dev/sda is in service", "it is not in this machine"
+
+
+async def telling(open_store: Opener, stack: AsyncExitStack) -> TellingStore:
+    store = await open_store()
+    return TellingStore(store, events_of(store, "node", "node-a", stack))
 
 
 async def becomes(store: Store, disk: Disk, phase: DiskPhase, message: str = "") -> Disk:
@@ -22,7 +28,7 @@ async def becomes(store: Store, disk: Disk, phase: DiskPhase, message: str = "")
 
 async def test_a_disk_that_comes_and_goes(open_store: Opener, plane: Plane) -> None:
     async with AsyncExitStack() as stack:
-        store = with_events(await open_store(), "node", "node-a", stack)
+        store = await telling(open_store, stack)
         disk = await store.create(Disk(Meta("d0"), DiskSpec(claimed=True), DiskStatus(node="node-a", path="/dev/sda")))
         for _ in range(3):
             disk = await becomes(store, disk, DiskPhase.READY)
@@ -45,7 +51,7 @@ async def test_a_disk_that_comes_and_goes(open_store: Opener, plane: Plane) -> N
 
 async def test_a_flood_is_kept_small(open_store: Opener, plane: Plane) -> None:
     async with AsyncExitStack() as stack:
-        store = with_events(await open_store(), "node", "node-a", stack)
+        store = await telling(open_store, stack)
         disk = await store.create(Disk(Meta("d1"), status=DiskStatus(node="node-a", path="/dev/sdb")))
         for number in range(60):
             disk = await becomes(store, disk, DiskPhase.READY)
@@ -56,3 +62,30 @@ async def test_a_flood_is_kept_small(open_store: Opener, plane: Plane) -> None:
 
         await until(some)
         assert len(plane.events("Disk", "d1")) < 40
+
+
+async def test_what_anybody_does_to_a_volume_is_told_once(open_store: Opener, plane: Plane) -> None:
+    """By the controller that leads: nodes may not tell of volumes."""
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        theirs, ours = await open_store(), await open_store()
+        news = VolumeNews(ours, events_of(ours, "controller", "c0", stack))
+        stack.push_async_callback(news.stop)
+        news.start()
+        volume = await theirs.create(Volume(Meta("vol-0"), VolumeSpec("pvc", 1 << 20, Tier.NVME)))
+
+        async def told() -> set[str]:
+            return {each["reason"] for each in await asyncio.to_thread(plane.events, "Volume", "vol-0")}
+
+        for phase, reasons in (
+            (VolumePhase.READY, set()),
+            (VolumePhase.FAILED, {"Failed"}),
+            (VolumePhase.READY, {"Failed", "Recovered"}),
+        ):
+            volume = await theirs.update(replace(volume, status=replace(volume.status, phase=phase, message="lost")))
+            while await told() != reasons:
+                await asyncio.sleep(0.05)
+        found = {each["reason"]: each for each in plane.events("Volume", "vol-0")}
+        assert set(found) == {"Failed", "Recovered"}
+        assert found["Failed"]["type"] == "Warning"
+        assert found["Failed"]["reportingComponent"] == "quarry-controller"
+        await theirs.delete(Volume, "vol-0")
