@@ -10,6 +10,7 @@ from agent.daemon.cluster import events_of
 from agent.model import Disk, DiskPhase, DiskSpec, DiskStatus, Meta, Tier, Volume, VolumePhase, VolumeSpec
 from agent.store.interface import Store
 from agent.volumes.news import TellingStore, VolumeNews
+from tests.contract.waiting import until as becomes_so
 
 from .conftest import Opener, until
 from .plane import Plane
@@ -66,7 +67,7 @@ async def test_a_flood_is_kept_small(open_store: Opener, plane: Plane) -> None:
 
 async def test_what_anybody_does_to_a_volume_is_told_once(open_store: Opener, plane: Plane) -> None:
     """By the controller that leads: nodes may not tell of volumes."""
-    async with AsyncExitStack() as stack, asyncio.timeout(30):
+    async with AsyncExitStack() as stack:
         theirs, ours = await open_store(), await open_store()
         news = VolumeNews(ours, events_of(ours, "controller", "c0", stack))
         stack.push_async_callback(news.stop)
@@ -82,8 +83,7 @@ async def test_what_anybody_does_to_a_volume_is_told_once(open_store: Opener, pl
             (VolumePhase.READY, {"Failed", "Recovered"}),
         ):
             volume = await theirs.update(replace(volume, status=replace(volume.status, phase=phase, message="lost")))
-            while await told() != reasons:
-                await asyncio.sleep(0.05)
+            await becomes_so(told, lambda seen, wanted=reasons: seen == wanted)
         found = {each["reason"]: each for each in plane.events("Volume", "vol-0")}
         assert set(found) == {"Failed", "Recovered"}
         assert found["Failed"]["type"] == "Warning"
