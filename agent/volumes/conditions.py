@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.model import (
-    POOL_PREFIX,
     Disk,
     DiskPhase,
     Provisioning,
@@ -20,7 +19,6 @@ from agent.volumes.access import Why
 from agent.volumes.disk_records import METADATA_FULL, attention, failing, told
 from agent.volumes.lost_disks import REMEDY
 from agent.volumes.placement import Ledger
-from agent.volumes.space import Space, describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +82,7 @@ def _of_space(volume: Volume, ledger: Ledger, disk: Disk | None, shares: bool) -
         return ""  # a thick volume has its clusters, until a snapshot takes them over
     if disk and (full := told(disk, METADATA_FULL)):
         return full.message
-    space = ledger.space(pool)
-    if space is Space.AMPLE:
-        return ""
-    return describe(POOL_PREFIX + pool.disk, space, pool.size_bytes, pool.free_bytes)
+    return ledger.shortage(pool)
 
 
 def _disk_of(volume: Volume) -> str:

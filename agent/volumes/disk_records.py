@@ -33,6 +33,9 @@ TARGET_FULL = "TargetFull"
 METADATA_FULL = "MetadataFull"
 """Condition of a Disk: the metadata pages of its pool are used up. It takes no new volumes."""
 
+ZEROED = "FreeSpaceZeroed"
+"""Condition of a Disk whose free space is being zeroed: False, with how far it is. Gone when it is done."""
+
 ATTEMPTS = 50
 """Each lost race means that another one wrote."""
 
@@ -118,6 +121,11 @@ def told(disk: Disk, *kinds: str) -> Condition | None:
     """The first condition of these that is said to be True."""
     said = (each for each in disk.status.conditions if each.type in kinds and each.status is ConditionStatus.TRUE)
     return next(said, None)
+
+
+def being_zeroed(disk: Disk) -> str:
+    """How far the zeroing of its free space is; "": nothing is being zeroed."""
+    return next((each.message for each in disk.status.conditions if each.type == ZEROED), "")
 
 
 def why_not(disk: Disk) -> str:

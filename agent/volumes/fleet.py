@@ -16,7 +16,7 @@ from agent.model import Condition, ConditionStatus, Disk, DiskPhase, Snapshot, S
 from agent.store.interface import Store
 from agent.tasks.work import Work
 from agent.volumes.changes import Changes
-from agent.volumes.disk_records import takes_new_volumes, why_not, with_condition
+from agent.volumes.disk_records import being_zeroed, takes_new_volumes, why_not, with_condition
 from agent.volumes.giving_up import is_given_up
 from agent.volumes.host_names import HostNames
 from agent.volumes.lineage import Lineage
@@ -143,6 +143,7 @@ class Fleet:
             zone=node.status.zone if node else "",
             accepting=takes_new_volumes(disk) and usable and self._is_alive(disk.status.node),
             why_not=why_not(disk),
+            zeroing=being_zeroed(disk),
         )
         before, as_of = self._pools.get(name, (None, self._ledger.now))
         if before == pool:

@@ -31,6 +31,8 @@ class Pool:
     """Whether new volumes may be placed on it; those that are there may grow."""
     why_not: str = ""
     """Why not, and the remedy, where that is worth telling who asks for a volume."""
+    zeroing: str = ""
+    """How far the zeroing of its free space is, which is given out as that proceeds; empty: all is zeroed."""
 
     def round_up(self, size_bytes: int) -> int:
         """`size_bytes` in whole clusters."""
@@ -137,11 +139,20 @@ class Ledger:
         """How full `pool` is."""
         return self._thresholds.space(pool.size_bytes, pool.free_bytes, pool.cluster_bytes)
 
+    def shortage(self, pool: Pool) -> str:
+        """Why `pool` has too little free, and what to do about it; empty when it has enough."""
+        name, space = POOL_PREFIX + pool.disk, self.space(pool)
+        if space is Space.AMPLE:
+            return ""
+        if pool.zeroing:
+            return f"pool {name} gives its space out as it is zeroed ({pool.zeroing}); it goes on by itself"
+        return describe(name, space, pool.size_bytes, pool.free_bytes)
+
     def require_space(self, disk: str) -> None:
         """Raise ResourceExhausted when the pool on `disk` is too full for new volumes, growth or snapshots."""
         pool = self._pools.get(disk)
-        if pool is not None and (space := self.space(pool)) >= Space.RESERVED:
-            raise ResourceExhausted(describe(POOL_PREFIX + disk, space, pool.size_bytes, pool.free_bytes))
+        if pool is not None and self.space(pool) >= Space.RESERVED:
+            raise ResourceExhausted(self.shortage(pool))
 
     def room(self, pool: Pool, provisioning: Provisioning) -> int:
         """Bytes of a volume of that kind that `pool` could still take."""
@@ -265,8 +276,8 @@ def _no_room(ledger: Ledger, pools: list[Pool], request: Request) -> ResourceExh
         f"possible now is {room} bytes"
     )
     pool = max(pools, key=lambda pool: pool.free_bytes)
-    if (space := ledger.space(pool)) >= Space.RESERVED:
-        problem += f"; {describe(POOL_PREFIX + pool.disk, space, pool.size_bytes, pool.free_bytes)}"
+    if ledger.space(pool) >= Space.RESERVED:
+        problem += f"; {ledger.shortage(pool)}"
     return ResourceExhausted(problem)
 
 

@@ -11,7 +11,7 @@ from agent.model import Condition, ConditionStatus, Disk
 from agent.sizes import gib
 from agent.spdk import lvol
 from agent.spdk.client import Rpc
-from agent.volumes.disk_records import takes_new_volumes, why_not
+from agent.volumes.disk_records import being_zeroed, takes_new_volumes, why_not
 from agent.volumes.placement import Pool
 from agent.volumes.space import Space, describe
 
@@ -67,10 +67,15 @@ def metadata_ratio(size_bytes: int, settings: PoolSettings) -> int:
 
 
 def low_space(disk: Disk, space: Space, info: lvol.LvstoreInfo) -> Condition:
-    """The condition SpaceLow of a disk. It stays as it is, figures included, until its pool passes a threshold."""
+    """The condition SpaceLow of a disk. It stays as it is, figures included, until its pool passes a threshold.
+
+    What is being zeroed comes free by itself: that is no shortage.
+    """
+    zeroing = bool(being_zeroed(disk))
+    space = Space.AMPLE if zeroing else space
     reason = space.name.capitalize()
     for known in disk.status.conditions:
-        if known.type == SPACE_LOW and known.reason == reason:
+        if known.type == SPACE_LOW and (known.reason == reason or zeroing):
             return known
     status = ConditionStatus.FALSE if space is Space.AMPLE else ConditionStatus.TRUE
     message = describe(disk.pool_name, space, info.size_bytes, info.free_bytes)
@@ -89,4 +94,5 @@ def counted(disk: Disk, node: str, zone: str, info: lvol.LvstoreInfo) -> Pool:
         zone=zone,
         accepting=takes_new_volumes(disk),
         why_not=why_not(disk),
+        zeroing=being_zeroed(disk),
     )

@@ -29,7 +29,7 @@ from agent.volumes.disk_records import (
     without_condition,
 )
 from agent.volumes.names import is_held_name, is_probe_name
-from agent.volumes.placement import Ledger
+from agent.volumes.placement import Ledger, Pool
 from agent.volumes.pool_states import attention_for, gone, in_phase, refused_for, released, some
 from agent.volumes.safeguards import Safeguards
 
@@ -326,7 +326,7 @@ class Pools:
 
         def ready(now: Disk) -> Disk:
             kept = now.status.pool
-            if always or now.status.phase is not DiskPhase.READY:
+            if always or now.status.phase is not DiskPhase.READY or self._judged_otherwise(pool, kept.free_bytes):
                 size = device_bytes or kept.device_bytes
                 known = PoolStatus(info.uuid, info.size_bytes, info.free_bytes, info.cluster_size, size)
                 kept = replace(known, free_space=kept.free_space)
@@ -340,6 +340,10 @@ class Pools:
         except Unavailable as error:  # of the store: what serves goes on serving, whether that can be recorded or not
             log.warning("disk %s serves, which could not be recorded: %s", disk.meta.name, error)
             return ready(disk)
+
+    def _judged_otherwise(self, pool: Pool, recorded_bytes: int) -> bool:
+        """Whether somebody who knows only the record, as a controller does, takes the pool for fuller or emptier."""
+        return self._ledger.space(replace(pool, free_bytes=recorded_bytes)) is not self._ledger.space(pool)
 
     async def _tell(self, disk: Disk, condition: Condition) -> Disk:
         told = await self._records.change(disk, lambda now: with_health(now, condition))

@@ -25,13 +25,10 @@ from agent.spdk import bdev, lvol
 from agent.spdk.answers import MIB
 from agent.spdk.client import Rpc
 from agent.tasks.work import Work
-from agent.volumes.disk_records import DiskRecords, with_condition, without_condition
+from agent.volumes.disk_records import ZEROED, DiskRecords, with_condition, without_condition
 from agent.volumes.names import held_name, is_held_name
 
 log = logging.getLogger(__name__)
-
-ZEROED = "FreeSpaceZeroed"
-"""Condition of a Disk whose free space is being zeroed: False, with how far it is. Gone when it is done."""
 
 HOLD_BYTES = 1 << 30
 """What one lvol holds at least: it comes free at once, and a deletion of so much is waited for at a restart."""
@@ -205,6 +202,7 @@ class Zeroing:
                 disk.pool_name,
                 held // MIB,
             )
+            disk = await self._tell(disk, 0, held)
         if info.free_clusters:
             return disk
         return await self._records.change(disk, lambda now: _with(now, FreeSpace.DELETING))
@@ -263,7 +261,7 @@ class Zeroing:
         if info.total_data_clusters - info.free_clusters > known or any(is_held_name(each.name) for each in lvols):
             raise Unavailable(f"pool {disk.pool_name} is still zeroing what was deleted")
 
-    async def _tell(self, disk: Disk, done: int, of: int) -> None:
+    async def _tell(self, disk: Disk, done: int, of: int) -> Disk:
         percent = 100 * done // max(1, of)
         message = f"{percent} %: {done // MIB} of {of // MIB} MiB of free space are zeroed; the rest is given to nobody"
         condition = Condition(ZEROED, ConditionStatus.FALSE, "Zeroing", message, time.time())
@@ -271,7 +269,7 @@ class Zeroing:
         def told(now: Disk) -> Disk:
             return replace(now, status=replace(now.status, conditions=with_condition(now.status.conditions, condition)))
 
-        await self._records.change(disk, told)
+        return await self._records.change(disk, told)
 
     async def _note(self, name: str) -> None:
         disk = await self._records.get(name)

@@ -16,9 +16,11 @@ import pytest
 from agent.config import FileDisk, Settings, load_settings
 from agent.csi.client import CallFailed, CsiClient
 from agent.daemon import Standalone
-from agent.model import POOL_PREFIX
+from agent.model import POOL_PREFIX, Disk
 from agent.spdk import lvol
 from agent.spdk.client import Client
+from agent.store.local import open_local
+from tests.contract import waiting
 
 from .machine import ADDRESS, NODE, Machine, holdings
 
@@ -101,7 +103,7 @@ async def until(condition: Callable[[], bool], timeout_s: float = 20) -> None:
         await asyncio.sleep(0.01)
 
 
-def settings(machine: Machine, relay: Relay, **more: Any) -> Settings:
+def settings(machine: Machine, relay: Relay, size: str = "20GiB", **more: Any) -> Settings:
     return load_settings(
         node_name=NODE,
         state_dir=machine.folder / "agent",
@@ -109,7 +111,7 @@ def settings(machine: Machine, relay: Relay, **more: Any) -> Settings:
         spdk_socket=relay.path,
         nvmf_address=ADDRESS,
         nvmf_port=machine.port,
-        file_disks=(f"{machine.disk}:20GiB:ssd",),
+        file_disks=(f"{machine.disk}:{size}:ssd",),
         **more,
     )
 
@@ -125,6 +127,37 @@ async def test_a_deletion_takes_as_long_as_it_takes(machine: Machine) -> None:
         await client.delete_volume(volume)
         assert (await holdings(machine.target.socket_path)).lvols == []
         assert list((await client.list_volumes()).entries) == []
+
+
+async def test_space_that_is_being_zeroed_is_no_full_pool(machine: Machine) -> None:
+    """A pool of which nothing is known gives its space out as it is zeroed: refusals and conditions say so."""
+    relay = Relay(machine.target.socket_path, machine.folder / "relay.sock")
+    given = settings(machine, relay, "256MiB", pool={"refresh_interval_s": 0.1})
+    ssd = {"tier": "ssd"}
+    async with relay.serving():
+        async with Standalone(given) as agent, CsiClient(machine.endpoint) as client:
+            await agent.wait_ready(30)
+            await client.create_volume("kept", 16 * MIB, ssd)
+        (given.state_dir / "quarry.db").unlink()
+        relay.delays = {"bdev_lvol_delete": 5.0}
+        async with Standalone(given) as agent, CsiClient(machine.endpoint) as client:
+            await agent.wait_ready(30)
+            with pytest.raises(CallFailed, match=r"gives its space out as it is zeroed \(0 %: 0 of \d+ MiB") as refused:
+                await client.create_volume("v", 16 * MIB, ssd)
+            assert refused.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await client.capacity(ssd) == 0
+            store = await open_local(given.state_dir / "quarry.db")
+            (disk,) = [each for each in await store.list(Disk) if each.spec.claimed]
+            await store.close()
+            found = {each.type: each.status.value for each in disk.status.conditions}
+            assert (found["FreeSpaceZeroed"], found["SpaceLow"]) == ("False", "False")
+            relay.delays = {}
+
+            async def room() -> bool:
+                return await client.capacity(ssd) > 16 * MIB
+
+            await waiting.until(room, bool)
+            await client.create_volume("v", 16 * MIB, ssd)
 
 
 async def test_disks_that_are_not_known_yet_are_waited_for(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -46,3 +47,13 @@ def replug(address: str) -> None:
     """The kernel sees a new function, and forgets what it was told about the old one."""
     Path("/sys/bus/pci/devices", address, "remove").write_text("1")
     Path("/sys/bus/pci/rescan").write_text("1")
+
+
+def give_back(address: str) -> None:
+    """After a failed test: the kernel has the controller again, and its first disk is blank."""
+    if driver(address) != "vfio-pci":
+        return
+    replug(address)
+    subprocess.run(["udevadm", "settle"], check=True)
+    (disk,) = Path("/sys/bus/pci/devices", address, "nvme").glob("nvme*/nvme*n1")
+    subprocess.run(["blkdiscard", "--zeroout", f"/dev/{disk.name}"], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import stat
@@ -16,7 +17,9 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Self
 
-from agent.csi.client import CsiClient
+from grpc import StatusCode
+
+from agent.csi.client import CallFailed, CsiClient
 from agent.csi.pb import csi_pb2 as csi
 from agent.host.nvme_host import NvmeHost
 from agent.volumes.names import volume_nqn
@@ -252,8 +255,18 @@ class Pod:
         await self.client.unstage(self.volume_id, self.staging)
         await self.client.unpublish(self.volume_id, NAME)
 
-    async def start(self, source: csi.VolumeContentSource | None = None) -> None:
-        await self.create(source)
+    async def start(self, source: csi.VolumeContentSource | None = None, timeout_s: float = 180) -> None:
+        """A disk that could not be zeroed before its pool was made gives room as it is zeroed, and says so."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                await self.create(source)
+                break
+            except CallFailed as error:
+                progress = re.search(r"gives its space out as it is zeroed \(\d+ %: \d+ of \d+ MiB", str(error))
+                if error.code is not StatusCode.RESOURCE_EXHAUSTED or not progress or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.5)
         await self.attach()
 
     async def sweep(self) -> list[str]:

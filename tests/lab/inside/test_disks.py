@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from .hardware import SERIALS, by_path, controller, driver, listed, quarry, replug
+from .hardware import SERIALS, by_path, controller, driver, give_back, listed, quarry, replug
 from .node import MIB, Node, Pod
 from .tools import digest, patiently, run, until, write
 
@@ -141,8 +141,10 @@ async def test_what_dies_while_a_controller_is_moved_is_finished_or_taken_back(v
 @pytest.fixture
 def own_node(vfio: None, hugepages: None) -> Iterator[Node]:
     """An agent whose only NVMe disk is the one that the test gives it."""
+    address = controller(SERIALS["b"])
     with Node("real", file_disk="64MiB:hdd", target_args=["-s", "768"]).running() as node:
         yield node
+    give_back(address)
 
 
 async def until_healthy(disk: str, state: list[str]) -> None:

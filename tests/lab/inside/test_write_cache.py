@@ -21,7 +21,7 @@ from agent.host.nvme_admin import Command, to_controller
 from agent.spdk import nvme_controller
 from agent.spdk.client import Client
 
-from .hardware import SERIALS, by_path, quarry
+from .hardware import SERIALS, by_path, controller, give_back, quarry
 from .node import MIB, Node, Pod
 from .slots import SERIAL, SLOTS, HotDisk, Monitor
 from .tools import run, until
@@ -49,6 +49,7 @@ MakeNode = Callable[..., Node]
 @pytest.fixture
 def make_node(vfio: None, hugepages: None) -> Iterator[MakeNode]:
     made: list[Node] = []
+    address = controller(SERIALS["b"])
 
     def make(config: str = "{}") -> Node:
         node = Node("real", file_disk="64MiB:hdd", target_args=["-s", "768"], config=config)
@@ -60,6 +61,7 @@ def make_node(vfio: None, hugepages: None) -> Iterator[MakeNode]:
     for node in made:
         print(f"--- agent log\n{node.log()[-20000:]}")
         node.close()
+    give_back(address)
 
 
 def state(node: Node) -> tuple[str, str]:
@@ -169,9 +171,9 @@ async def cut(node: Node, pod: Pod, monitor: Monitor, *, target: bool = True) ->
 async def test_no_synced_file_is_lost(make_node: MakeNode, monitor: Monitor, driver: str) -> None:
     node = make_node()
     async with node.served() as client, claimed(node, SERIALS["b"], driver) as disk:
-        controller = Controller(node, await shown(node, disk))
+        nvme = Controller(node, await shown(node, disk))
         assert await told(node, disk) == ("True", "SwitchedOff")
-        assert not await controller.is_on()
+        assert not await nvme.is_on()
         pod = Pod(node, client, f"v-{driver}", fs_type="ext4", size_bytes=64 * MIB)
         try:
             await pod.start()
@@ -198,15 +200,15 @@ async def test_a_synced_file_is_lost_where_a_rule_leaves_the_cache_on(
     """What a wrong rule does, and that these disks really forget."""
     node = make_node(PROTECTED)
     async with node.served() as client, claimed(node, SERIALS["b"], driver) as disk:
-        controller = Controller(node, await shown(node, disk))
-        await controller.switch_on()  # an earlier test had it switched off
+        nvme = Controller(node, await shown(node, disk))
+        await nvme.switch_on()  # an earlier test had it switched off
         await until_told(node, disk, ("True", "Protected"))
         pod = Pod(node, client, f"lost-{driver}", fs_type="ext4", size_bytes=64 * MIB)
         try:
             await pod.start()
             kept = overwrite(pod.target / "same")
             await run("sync", "-f", pod.target)
-            await controller.flush()
+            await nvme.flush()
             synced = overwrite(pod.target / "same")
             assert await cut(node, pod, monitor) >= BYTES
             assert on_disk(pod.target / "same") == kept != synced
@@ -222,13 +224,13 @@ async def test_a_cache_that_comes_on_by_itself_is_switched_off_and_emptied(
 ) -> None:
     node = make_node()
     async with node.served() as client, claimed(node, SERIALS["b"], driver) as disk:
-        controller = Controller(node, await shown(node, disk))
+        nvme = Controller(node, await shown(node, disk))
         pod = Pod(node, client, f"reset-{driver}", fs_type="ext4", size_bytes=64 * MIB)
         try:
             await pod.start()
-            await controller.switch_on()  # as a reset does
+            await nvme.switch_on()  # as a reset does
             synced = overwrite(pod.target / "same")
-            await patiently_until_off(controller)
+            await patiently_until_off(nvme)
             await until_told(node, disk, ("True", "SwitchedOff"))  # and so emptied
             assert "has come on again" in node.log()
             await cut(node, pod, monitor)
@@ -239,9 +241,9 @@ async def test_a_cache_that_comes_on_by_itself_is_switched_off_and_emptied(
             await client.delete_volume(pod.volume_id)
 
 
-async def patiently_until_off(controller: Controller, timeout_s: float = 60.0) -> None:
+async def patiently_until_off(nvme: Controller, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while await controller.is_on():
+    while await nvme.is_on():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.5)
 
