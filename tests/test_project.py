@@ -68,19 +68,18 @@ AWAITED_TASKS = {
     "host/process.py": "`Process.wait` waits for it, and `noticed`",
     "nvmf/initiator.py": "`noticed`",
     "nvmf/queue.py": "whatever ends it closes the queue, which everybody who waits hears of",
-    "spdk/embedded/lvs/journal.py": "`commit` waits for it",
-    "spdk/embedded/lvs/manager.py": "`noticed`",
-    "spdk/embedded/lvs/store.py": "`noticed`",
-    "spdk/embedded/nvmf/connection.py": "one command: whatever ends it is answered",
-    "spdk/embedded/nvmf/remote.py": "`noticed`",
-    "spdk/embedded/raid.py": "`noticed`",
-    "spdk/embedded/server.py": "one call: whatever ends it is answered",
+    "embedded/lvs/journal.py": "`commit` waits for it",
+    "embedded/lvs/manager.py": "`noticed`",
+    "embedded/lvs/store.py": "`noticed`",
+    "embedded/nvmf/connection.py": "one command: whatever ends it is answered",
+    "embedded/nvmf/remote.py": "`noticed`",
+    "embedded/raid.py": "`noticed`",
+    "embedded/server.py": "one call: whatever ends it is answered",
     "spdk/supervision.py": "waited for to its end",
-    "volumes/bringup.py": "a TaskGroup that is waited for",
-    "volumes/long_work.py": "told to who waits, else logged and told to the next who asks; the teller is `noticed`",
-    "volumes/operations.py": "its caller waits for it, else `noticed`",
-    "volumes/reconcile.py": "waited for, one after the other",
-    "volumes/stillness.py": "the pause ends with it, and logs what ended it",
+    "volumes/target/bringup.py": "a TaskGroup that is waited for",
+    "volumes/attach/long_work.py": "told to who waits, else logged and told to who asks next; the teller is `noticed`",
+    "volumes/target/reconcile.py": "waited for, one after the other",
+    "volumes/attach/stillness.py": "the pause ends with it, and logs what ended it",
 }
 
 
@@ -97,14 +96,14 @@ def test_no_task_is_begun_that_may_end_unnoticed() -> None:
     assert AWAITED_TASKS.keys() - begun == set(), "begins no task any more: take it off the list"
 
 
-NOTHING_TO_ZERO = {"volumes/seeding.py"}
+NOTHING_TO_ZERO = {"volumes/target/seeding.py", "pools/metadata_pages.py"}
 """Deletes only lvols that never held anything."""
 
 
 def test_no_lvol_is_deleted_without_a_note() -> None:
     """What the target has not zeroed when it is killed is found by the note (decision 0011)."""
     unnoted = []
-    for path in (ROOT / "agent" / "volumes").rglob("*.py"):
+    for path in (*(ROOT / "agent" / "volumes").rglob("*.py"), *(ROOT / "agent" / "pools").glob("*.py")):
         name = path.relative_to(ROOT / "agent").as_posix()
         tree = ast.parse(path.read_text())
         noted = {
@@ -117,7 +116,7 @@ def test_no_lvol_is_deleted_without_a_note() -> None:
             if isinstance(call, ast.Call) and ast.unparse(call.func) == "lvol.delete" and id(call) not in noted:
                 unnoted.append(name)
     # actions: as the reconciler tells it, in its own block. zeroing: what it deletes is under its own note.
-    assert set(unnoted) - NOTHING_TO_ZERO == {"volumes/actions.py", "volumes/zeroing.py"}
+    assert set(unnoted) - NOTHING_TO_ZERO == {"volumes/target/actions.py", "pools/zeroing.py"}
 
 
 def test_every_folder_of_code_is_a_package_so_that_a_wheel_has_it() -> None:

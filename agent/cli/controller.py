@@ -9,7 +9,7 @@ import click
 from agent.cli import roles
 
 if TYPE_CHECKING:
-    from agent.config import Settings
+    from agent.config.settings import Settings
 
 
 @click.command(short_help="Run the controller of a Kubernetes cluster.")

@@ -69,7 +69,7 @@ def _of_machine(purpose: str | None, options: dict[str, Any]) -> dict[str, Any]:
 
     import msgspec
 
-    from agent.config import load_settings
+    from agent.config.settings import load_settings
     from agent.diag.doctor.checks import examine
     from agent.diag.doctor.findings import worst
     from agent.diag.doctor.gather import Subject, gather

@@ -12,7 +12,7 @@ from agent import __version__
 from agent.cli.asking import PLUGIN
 from agent.cli.controller import controller
 from agent.cli.demo.command import demo
-from agent.cli.disks import disks
+from agent.cli.disks.commands import disks
 from agent.cli.doctor import doctor
 from agent.cli.node import node
 from agent.cli.nodes import nodes

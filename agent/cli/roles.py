@@ -11,7 +11,7 @@ import click
 from agent.cli.output import configure_logs, log_options
 
 if TYPE_CHECKING:
-    from agent.config import Settings
+    from agent.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,7 +102,7 @@ def run(
 ) -> None:
     """Run `role` with the settings of file and flags until it ends."""
     configure_logs(log_level, log_format)
-    from agent.config import load_settings
+    from agent.config.settings import load_settings
     from agent.csi.tuning import tune
 
     tune()  # before gRPC is loaded

@@ -9,7 +9,7 @@ import click
 from agent.cli import roles
 
 if TYPE_CHECKING:
-    from agent.config import Settings
+    from agent.config.settings import Settings
 
 
 @click.command(short_help="Run controller and node on this machine.")
@@ -31,6 +31,6 @@ def standalone(**flags: Any) -> None:
 
 
 def _standalone(settings: Settings) -> roles.Role:
-    from agent.daemon import Standalone
+    from agent.daemon.standalone import Standalone
 
     return Standalone(settings)

@@ -45,8 +45,8 @@ def target(
     configure_logs(log_level, log_format)
     import asyncio
 
-    from agent.config_fields import listening_address
-    from agent.spdk.embedded.main import run_target
+    from agent.config.fields import listening_address
+    from agent.embedded.main import run_target
 
     address = None if nvmf_address is None else listening_address("--nvmf-address", nvmf_address)
     asyncio.run(run_target(rpc_socket.absolute(), state_dir.absolute(), address, max_subsystems))

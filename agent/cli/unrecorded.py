@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import click
 
 from agent.cli.asking import Where
-from agent.cli.claims import timeout_option
+from agent.cli.disks.claims import timeout_option
 from agent.cli.resources import where_options_and_logs
 from agent.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 
@@ -165,8 +165,8 @@ class _OfMachine:
         from dataclasses import replace
 
         from agent.model import Disk
+        from agent.pools.disk_records import DiskRecords
         from agent.store.local import open_local
-        from agent.volumes.disk_records import DiskRecords
 
         def wished(now: Disk) -> Disk:
             merged = tuple(dict.fromkeys((*getattr(now.spec, wish), *names)))

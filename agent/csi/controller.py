@@ -7,11 +7,13 @@ from typing import Any
 from agent.csi import messages, paging, parameters, qos, topology, validation
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import CreateVolume, Snapshots, VolumeCondition, Volumes
+from agent.csi.ports import Snapshots, Volumes
 from agent.csi.snapshots import SnapshotCalls
 from agent.errors import InvalidArgument, QuarryError
 from agent.model import Frontend, Qos, Volume
-from agent.volumes.names import node_id
+from agent.pools.topology import node_id
+from agent.volumes.rules.conditions import VolumeCondition
+from agent.volumes.rules.requests import CreateVolume
 
 _Rpc = csi.ControllerServiceCapability.RPC
 _CAPABILITIES = (

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from agent.csi import status
 from agent.errors import InvalidArgument, QuarryError, shorten
 from agent.tally import Tally
-from agent.volumes.guard import caller_waits_until
+from agent.tasks.guard import caller_waits_until
 
 _log = logging.getLogger(__name__)
 

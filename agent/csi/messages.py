@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from agent.csi import topology
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import Capacity, Members, VolumeCondition, VolumeStats
 from agent.model import Snapshot, SnapshotPhase, SourceKind, Volume, VolumeSource
-from agent.volumes.names import node_id
-from agent.volumes.topology import bound_to
+from agent.pools.ledger import Capacity
+from agent.pools.topology import bound_to, node_id
+from agent.volumes.rules.conditions import VolumeCondition
+from agent.volumes.rules.members import Members
+from agent.volumes.rules.volume_stats import VolumeStats
 
 
 def volume(resource: Volume) -> csi.Volume:

@@ -9,10 +9,12 @@ from agent.csi import messages, parameters, topology, validation
 from agent.csi.parameters import FS_TYPE_KEY, FS_TYPES
 from agent.csi.pb import csi_pb2 as csi
 from agent.csi.pb import csi_pb2_grpc
-from agent.csi.ports import Filesystem, NodeSide, VolumeCondition, VolumeMode, VolumeReader
+from agent.csi.ports import NodeSide, VolumeReader
 from agent.errors import FailedPrecondition, NotFound, OutOfRange
 from agent.model import StorageNode, Volume
-from agent.volumes.names import node_id
+from agent.pools.topology import node_id
+from agent.volumes.rules.conditions import VolumeCondition
+from agent.volumes.rules.modes import Filesystem, VolumeMode
 
 _Rpc = csi.NodeServiceCapability.RPC
 _CAPABILITIES = (

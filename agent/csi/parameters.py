@@ -10,12 +10,11 @@ from enum import StrEnum
 from typing import TypeVar
 
 from agent.csi import qos
-from agent.csi.ports import QosChange
 from agent.errors import InvalidArgument, shorten
-from agent.host import filesystem
-from agent.model import ConnectOptions, Frontend, Provisioning, Tier
+from agent.model import ConnectOptions, Frontend, Provisioning, Tier, filesystems
+from agent.volumes.rules.requests import QosChange
 
-FS_TYPES = filesystem.SUPPORTED
+FS_TYPES = filesystems.SUPPORTED
 """Filesystems we can make, check and grow; the first one is the default."""
 
 FS_TYPE_KEY = "csi.storage.k8s.io/fstype"
@@ -110,7 +109,7 @@ def check_mkfs_options(options: tuple[str, ...], fs_types: Iterable[str]) -> Non
     """Raises InvalidArgument unless mkfs of each of `fs_types` may be given `options`."""
     for each in fs_types:
         try:
-            filesystem.check_mkfs_options(each, options)
+            filesystems.check_mkfs_options(each, options)
         except InvalidArgument as error:
             raise InvalidArgument(_field(MKFS_KEY), f"{error.problem} for {each}", error.remedy) from None
 

@@ -7,32 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.model import AccessMode, Provisioning, Snapshot, TargetState, Tier, Volume
-from agent.volumes.conditions import VolumeCondition
-from agent.volumes.groups import Members
-from agent.volumes.node import Block, Filesystem, VolumeMode, VolumeStats
-from agent.volumes.placement import Capacity
-from agent.volumes.requests import CreateVolume, QosChange
-from agent.volumes.topology import Requirement, Segment
-
-__all__ = [
-    "Block",
-    "Capacity",
-    "CreateVolume",
-    "Filesystem",
-    "Groups",
-    "Members",
-    "NodeSide",
-    "Prober",
-    "QosChange",
-    "Requirement",
-    "Segment",
-    "Snapshots",
-    "VolumeCondition",
-    "VolumeMode",
-    "VolumeReader",
-    "VolumeStats",
-    "Volumes",
-]
+from agent.pools.ledger import Capacity
+from agent.pools.topology import Segment
+from agent.volumes.rules.conditions import VolumeCondition
+from agent.volumes.rules.members import Members
+from agent.volumes.rules.modes import VolumeMode
+from agent.volumes.rules.requests import CreateVolume, QosChange
+from agent.volumes.rules.volume_stats import VolumeStats
 
 
 class Prober(Protocol):
@@ -50,7 +31,7 @@ class VolumeReader(Protocol):
 
 
 class Volumes(Protocol):
-    """Volumes wherever they are (agent.volumes.service.VolumeService). Every call may be repeated."""
+    """Volumes wherever they are (agent.volumes.service.service.VolumeService). Every call may be repeated."""
 
     async def create(self, request: CreateVolume) -> Volume: ...
 
@@ -76,7 +57,7 @@ class Volumes(Protocol):
 
 
 class Snapshots(Protocol):
-    """Snapshots wherever they are (agent.volumes.snapshots.SnapshotService). Every call may be repeated."""
+    """Snapshots wherever they are (agent.volumes.service.snapshots.SnapshotService). Every call may be repeated."""
 
     async def create(self, name: str, volume_id: str) -> Snapshot: ...
 
@@ -88,7 +69,7 @@ class Snapshots(Protocol):
 
 
 class Groups(Protocol):
-    """Groups of snapshots (agent.volumes.groups.GroupService). Every call may be repeated."""
+    """Groups of snapshots (agent.volumes.service.groups.GroupService). Every call may be repeated."""
 
     async def create(self, name: str, volumes: Sequence[str]) -> Members: ...
 
@@ -98,7 +79,7 @@ class Groups(Protocol):
 
 
 class NodeSide(Protocol):
-    """Volumes on this machine (agent.volumes.node.NodeVolumes). Every call may be repeated."""
+    """Volumes on this machine (agent.volumes.attach.node.NodeVolumes). Every call may be repeated."""
 
     async def stage(self, volume: Volume, staging_path: Path, mode: VolumeMode, *, readonly: bool = False) -> None: ...
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.csi.ports import QosChange
 from agent.errors import InvalidArgument, shorten
 from agent.model import QOS_BYTES_MAX, QOS_BYTES_STEP, QOS_IOPS_MAX, QOS_IOPS_STEP
 from agent.sizes import GIB, MIB, parse_quantity
+from agent.volumes.rules.requests import QosChange
 
 _FIELDS = {
     "iops": "rw_iops",

@@ -20,9 +20,9 @@ from agent.csi.pb import csi_pb2_grpc
 from agent.csi.ports import Groups, NodeSide, Prober, Snapshots, VolumeReader, Volumes
 from agent.csi.tuning import modest_threads
 from agent.errors import FailedPrecondition
-from agent.host import unix_socket
 from agent.model import StorageNode
 from agent.tally import Tally
+from agent.tasks import unix_socket
 
 _log = logging.getLogger(__name__)
 

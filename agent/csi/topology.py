@@ -11,9 +11,8 @@ from collections.abc import Iterable
 
 from agent.csi import TOPOLOGY_NODE, TOPOLOGY_ZONE
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import Requirement, Segment
 from agent.errors import InvalidArgument, shorten
-from agent.volumes.names import node_label
+from agent.pools.topology import Requirement, Segment, node_label
 
 KUBERNETES_ZONE = "topology.kubernetes.io/zone"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from agent.csi.parameters import FS_TYPES, fs_type
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import Block, Filesystem, VolumeMode
 from agent.errors import InvalidArgument, OutOfRange, shorten
-from agent.host import filesystem
 from agent.model import AccessMode, SourceKind, VolumeSource
+from agent.model.filesystems import min_bytes
+from agent.volumes.rules.modes import Block, Filesystem, VolumeMode
 
 DEFAULT_SIZE_BYTES = 1 << 30
 """Size of a volume when the caller leaves it to us."""
@@ -178,7 +178,7 @@ def filesystems(values: Sequence[csi.VolumeCapability], preferred: str) -> list[
 def room_for_filesystems(fs_types: Sequence[str], size_bytes: int) -> None:
     """OutOfRange for a new volume on which its filesystem could not be made."""
     for kind in fs_types:
-        if size_bytes < (least := filesystem.min_bytes(kind)):
+        if size_bytes < (least := min_bytes(kind)):
             raise OutOfRange(
                 f"capacity_range: {size_bytes} bytes are too few for {kind}, which needs {least} ({least >> 20} MiB)"
             )

@@ -1,5 +1,1 @@
-"""The composition root: builds the parts for a role, starts them in order, stops them in the reverse order."""
-
-from agent.daemon.standalone import Standalone
-
-__all__ = ["Standalone"]
+"""The composition roots: each builds the parts of one role, starts them in order, stops them in the reverse order."""

@@ -6,11 +6,11 @@ import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.store.kubernetes.events import Recorder
 from agent.store.kubernetes.store import KubernetesStore
 from agent.tasks.background import Background
-from agent.volumes.news import Tell
+from agent.volumes.service.telling import Tell
 
 LEADER = "quarry-controller"
 HEARTBEAT = "quarry-node-"

@@ -8,11 +8,11 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.csi.server import CsiServer, build_controller_server
 from agent.daemon.cluster import HEARTBEAT, LEADER, LEASE_S, RENEW_S, events_of, lease_namespace
+from agent.daemon.lifecycle import STOP_GRACE_S, end, ledger, make_private
 from agent.daemon.signals import either, stop_event
-from agent.daemon.target_side import STOP_GRACE_S, end, ledger, make_private
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
 from agent.errors import Unavailable
@@ -21,19 +21,19 @@ from agent.store.fenced import FencedStore
 from agent.store.kubernetes.leases import HEARTBEATS_LOOK_S, Heartbeats, Holder, Leases
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 from agent.tasks.background import Background
-from agent.volumes.adopting import Adopting
-from agent.volumes.fleet import Fleet
-from agent.volumes.giving_up import GivingUp
-from agent.volumes.guard import VolumeGuard
-from agent.volumes.lineage import Lineage
-from agent.volumes.news import TellingStore, VolumeNews
-from agent.volumes.operations import Operations
-from agent.volumes.remote import RemoteSettler, RemoteSnapshots
-from agent.volumes.roll_call import TOLD_AFTER_S, RollCall
-from agent.volumes.service import VolumeService
-from agent.volumes.snapshot_records import SnapshotRecords
-from agent.volumes.snapshots import SnapshotService
-from agent.volumes.sources import Sources
+from agent.tasks.guard import VolumeGuard
+from agent.tasks.operations import Operations
+from agent.volumes.controller.adopting import Adopting
+from agent.volumes.controller.fleet import Fleet
+from agent.volumes.controller.giving_up import GivingUp
+from agent.volumes.controller.remote import RemoteSettler, RemoteSnapshots
+from agent.volumes.controller.roll_call import TOLD_AFTER_S, RollCall
+from agent.volumes.service.lineage import Lineage
+from agent.volumes.service.service import VolumeService
+from agent.volumes.service.snapshot_records import SnapshotRecords
+from agent.volumes.service.snapshots import SnapshotService
+from agent.volumes.service.sources import Sources
+from agent.volumes.service.telling import TellingStore, VolumeNews
 
 log = logging.getLogger(__name__)
 

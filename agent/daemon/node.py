@@ -6,27 +6,28 @@ import asyncio
 import logging
 from pathlib import Path
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.csi.server import CsiServer, build_node_server
 from agent.daemon.cluster import HEARTBEAT, HEARTBEAT_S, RENEW_S, events_of, lease_namespace
+from agent.daemon.lifecycle import STOP_GRACE_S, end
 from agent.daemon.registration import own_id, register
 from agent.daemon.signals import either, stop_event
-from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide, end
+from agent.daemon.target_side import Core, TargetSide
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
 from agent.errors import FailedPrecondition
 from agent.model import StorageNode, TargetState, Volume
+from agent.store.following import Changes
 from agent.store.interface import Store
 from agent.store.kubernetes.leases import Holder, Leases, lease_name, node_labels
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
-from agent.volumes.changes import Changes
-from agent.volumes.news import TellingStore
-from agent.volumes.node import NodeVolumes
-from agent.volumes.node_view import NodeView
-from agent.volumes.placed_here import PlacedHere
-from agent.volumes.settling_here import SettlingHere
-from agent.volumes.snapshot_keeper import SnapshotKeeper
-from agent.volumes.unrecorded import UnrecordedKeeper
+from agent.volumes.attach.node import NodeVolumes
+from agent.volumes.attach.node_view import NodeView
+from agent.volumes.keepers.snapshot_keeper import SnapshotKeeper
+from agent.volumes.keepers.unrecorded import UnrecordedKeeper
+from agent.volumes.service.telling import TellingStore
+from agent.volumes.target.placed_here import PlacedHere
+from agent.volumes.target.settling_here import SettlingHere
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,9 @@ class NodeAgent(TargetSide):
         unrecorded = UnrecordedKeeper(
             self.rpc, here, core.records, core.operations.guard, None, self.keeper.audit_soon, core.reconciler.destroy
         )
-        self.keeper.companions += [snapshots, unrecorded]
+        self.keeper.run(snapshots, unrecorded)
+        self.keeper.before_volumes(snapshots.brought_up, unrecorded.look)
+        self.keeper.after_volumes(snapshots.audited, unrecorded.look)
         still = self._stillness(self._attachable)
         settling = SettlingHere(
             here, core.ledger, core.lineage, core.operations, core.reconciler, core.cutter, still.of
@@ -149,8 +152,7 @@ class NodeAgent(TargetSide):
             store_requests=store.connection.sent,
             calls=server.calls,
             is_serving=lambda: server.is_serving,
-            rpc=self.rpc,
-            keeper=self.keeper,
+            **self.target_parts(),
             ledger=core.ledger,
             lineage=core.lineage,
             more_reasons=self.troubles,

@@ -9,15 +9,14 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.errors import AlreadyExists, Conflict, FailedPrecondition, Unavailable
 from agent.host import ublk
 from agent.host.kept import kept
 from agent.model import Frontend, Meta, StorageNode, StorageNodeStatus, TargetState, Volume
 from agent.spdk.nature import Nature
 from agent.store.interface import Store
-from agent.volumes.bringup import TargetKeeper
-from agent.volumes.observed import Observed
+from agent.volumes.target.bringup import TargetKeeper
 
 log = logging.getLogger(__name__)
 
@@ -81,19 +80,7 @@ class TargetRecord:
         self._registration = registration
         self._keeper = keeper
 
-    async def start(self) -> None:
-        """Nothing is known yet."""
-
-    async def stop(self) -> None:
-        """What is recorded stays."""
-
-    async def brought_up(self, observed: Observed) -> None:
-        await self._record()
-
-    async def audited(self, observed: Observed) -> None:
-        await self._record()
-
-    async def _record(self) -> None:
+    async def record(self) -> None:
         try:
             await self._registration.record(self._keeper.state, self._keeper.nature)
         except Unavailable as error:  # served all the same; the next audit tries again

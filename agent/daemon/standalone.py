@@ -6,27 +6,29 @@ import logging
 from pathlib import Path
 
 from agent.csi.server import CsiServer, build_server
+from agent.daemon.lifecycle import STOP_GRACE_S
 from agent.daemon.registration import Registration, TargetRecord, register
-from agent.daemon.target_side import STOP_GRACE_S, Core, TargetSide
+from agent.daemon.target_side import Core, TargetSide
 from agent.diag.endpoint import serve
 from agent.diag.parts import Parts
 from agent.errors import FailedPrecondition, Unavailable
 from agent.model import Frontend, StorageNode, TargetState
+from agent.pools.ledger import Ledger
 from agent.store.local import LocalStore, open_local
-from agent.volumes.adoption import Adoption
-from agent.volumes.frontends import FrontendDriver
-from agent.volumes.group_keeper import GroupKeeper
-from agent.volumes.groups import GroupService
-from agent.volumes.host_names import put_right
-from agent.volumes.lineage import Lineage
-from agent.volumes.node import NodeVolumes
-from agent.volumes.placement import Ledger
-from agent.volumes.service import VolumeService
-from agent.volumes.snapshot_keeper import SnapshotKeeper
-from agent.volumes.snapshot_records import SnapshotRecords
-from agent.volumes.snapshots import SnapshotService
-from agent.volumes.sources import Sources
-from agent.volumes.unrecorded import UnrecordedKeeper
+from agent.volumes.attach.frontends import FrontendDriver
+from agent.volumes.attach.node import NodeVolumes
+from agent.volumes.keepers.group_keeper import GroupKeeper
+from agent.volumes.keepers.snapshot_keeper import SnapshotKeeper
+from agent.volumes.keepers.unrecorded import UnrecordedKeeper
+from agent.volumes.service.groups import GroupService
+from agent.volumes.service.host_names import put_right
+from agent.volumes.service.lineage import Lineage
+from agent.volumes.service.service import VolumeService
+from agent.volumes.service.snapshot_records import SnapshotRecords
+from agent.volumes.service.snapshots import SnapshotService
+from agent.volumes.service.sources import Sources
+from agent.volumes.target.adoption import Adoption
+from agent.volumes.target.bringup import step
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,10 @@ class Standalone(TargetSide):
         unrecorded = UnrecordedKeeper(
             self.rpc, store, core.records, guard, adoption.adopt, audit_soon, reconciler.destroy
         )
-        self.keeper.companions += [adoption, unrecorded, TargetRecord(registration, self.keeper)]
+        target_record = TargetRecord(registration, self.keeper)
+        self.keeper.run(unrecorded)
+        for when in (self.keeper.before_volumes, self.keeper.after_volumes):
+            when(adoption.look, unrecorded.look, step(target_record.record))
         frontends = self._frontends(node, reconciler)
         sources = self._snapshot_side(core, frontends)
         self.volumes = VolumeService(
@@ -97,10 +102,11 @@ class Standalone(TargetSide):
         records = SnapshotRecords(store, book, lineage)
         self.snapshots = SnapshotService(store, records, cutter, lineage, operations, still.of)
         self.groups = GroupService(store, records, cutter, lineage, operations, still)
-        self.keeper.companions += [
-            GroupKeeper(store, self.groups),
-            SnapshotKeeper(self.rpc, store, book, cutter, lineage, operations),
-        ]
+        groups = GroupKeeper(store, self.groups)
+        snapshots = SnapshotKeeper(self.rpc, store, book, cutter, lineage, operations)
+        self.keeper.run(groups, snapshots)
+        self.keeper.before_volumes(step(groups.brought_up), snapshots.brought_up)
+        self.keeper.after_volumes(step(groups.audited), snapshots.audited)
         return Sources(store, book, self.snapshots, records, lineage)
 
     async def _serve_http(self, store: LocalStore, server: CsiServer, ledger: Ledger, lineage: Lineage) -> None:
@@ -115,8 +121,7 @@ class Standalone(TargetSide):
                 store_writes=store.writes,
                 calls=server.calls,
                 is_serving=lambda: server.is_serving,
-                rpc=self.rpc,
-                keeper=self.keeper,
+                **self.target_parts(),
                 ledger=ledger,
                 lineage=lineage,
                 conditions=self.volumes.conditions,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from agent.config import PoolSettings, Settings
+from agent.config.settings import Settings
+from agent.daemon.lifecycle import end, ledger, make_private
 from agent.daemon.signals import stop_event
+from agent.diag import activity as target_activity
+from agent.diag import volume_io
 from agent.diag.parts import Reason
 from agent.disks.binder import FOLDER, Binder, away
 from agent.disks.candidates import Candidates
@@ -22,49 +27,45 @@ from agent.disks.watch import Watch
 from agent.errors import FailedPrecondition
 from agent.host import locks, room
 from agent.model import Frontend, StorageNode, TargetState
+from agent.pools import access, write_caches
+from agent.pools.disk_driver import DiskDrivers
+from agent.pools.disk_keeper import DiskKeeper
+from agent.pools.disk_records import DiskRecords
+from agent.pools.file_disk import FileAccess
+from agent.pools.file_disks import FileDiskKeeper, FileDiskRecords
+from agent.pools.health_keeper import HealthKeeper, ways_to_ask
+from agent.pools.io_errors import IoErrors
+from agent.pools.kernel_disk import KernelAccess
+from agent.pools.ledger import Ledger
+from agent.pools.lost_disks import LostDisks
+from agent.pools.metadata_pages import MetadataPages
+from agent.pools.pools import Pools
+from agent.pools.safeguards import Safeguards
+from agent.pools.userspace_disk import Recovery, UserspaceAccess
+from agent.pools.write_cache_keeper import WriteCacheKeeper
+from agent.pools.write_caches import WriteCaches
+from agent.pools.zeroing import Zeroing
 from agent.spdk import bdev
 from agent.spdk.client import Client
 from agent.spdk.supervision import EmbeddedTarget
 from agent.store.interface import Store
 from agent.tasks.background import Background, noticed
-from agent.volumes import access, write_caches
-from agent.volumes.bringup import TargetKeeper
-from agent.volumes.disk_driver import DiskDrivers
-from agent.volumes.disk_keeper import DiskKeeper
-from agent.volumes.disk_records import DiskRecords
-from agent.volumes.file_disk import FileAccess
-from agent.volumes.file_disks import FileDiskKeeper, FileDiskRecords
-from agent.volumes.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
-from agent.volumes.guard import VolumeGuard
-from agent.volumes.health_keeper import HealthKeeper, ways_to_ask
-from agent.volumes.io_errors import IoErrors
-from agent.volumes.kernel_disk import KernelAccess
-from agent.volumes.lineage import Lineage
-from agent.volumes.lost_data import LostData
-from agent.volumes.lost_disks import LostDisks
-from agent.volumes.metadata_pages import MetadataPages
-from agent.volumes.node import NodeVolumes
-from agent.volumes.operations import Operations
-from agent.volumes.placement import Ledger
-from agent.volumes.plan import Listener
-from agent.volumes.pools import Pools
-from agent.volumes.port_keeper import PortKeeper
-from agent.volumes.reconcile import Place, Reconciler
-from agent.volumes.safeguards import Safeguards
-from agent.volumes.snapshot_reconcile import SnapshotReconciler
-from agent.volumes.space import Thresholds
-from agent.volumes.stillness import Stillness
-from agent.volumes.subsystem_limit import SubsystemLimit
-from agent.volumes.ublk import UblkFrontend
-from agent.volumes.userspace_disk import Recovery, UserspaceAccess
-from agent.volumes.write_cache_keeper import WriteCacheKeeper
-from agent.volumes.write_caches import WriteCaches
-from agent.volumes.zeroing import Zeroing
+from agent.tasks.guard import VolumeGuard
+from agent.tasks.operations import Operations
+from agent.volumes.attach.frontends import FrontendDriver, LoopFrontend, NvmeTcpFrontend
+from agent.volumes.attach.node import NodeVolumes
+from agent.volumes.attach.stillness import Stillness
+from agent.volumes.attach.ublk import UblkFrontend
+from agent.volumes.keepers.lost_data import LostData
+from agent.volumes.keepers.port_keeper import PortKeeper
+from agent.volumes.keepers.subsystem_limit import SubsystemLimit
+from agent.volumes.rules.plan import Listener
+from agent.volumes.service.lineage import Lineage
+from agent.volumes.target.bringup import TargetKeeper, step
+from agent.volumes.target.reconcile import Place, Reconciler
+from agent.volumes.target.snapshot_reconcile import SnapshotReconciler
 
 log = logging.getLogger(__name__)
-
-STOP_GRACE_S = 10.0
-"""How long calls in flight may take to end at shutdown."""
 
 
 class TargetSide:
@@ -111,6 +112,16 @@ class TargetSide:
         state = self.keeper.state
         return TargetState.STARTING if state is TargetState.READY and self.troubles() else state
 
+    def target_parts(self) -> dict[str, Any]:
+        """What `agent.diag.parts.Parts` has of the target."""
+
+        async def activity() -> Mapping[str, Any]:
+            nature = self.keeper.nature
+            return await target_activity.told(self.rpc, nature) if nature is not None else {}
+
+        read_io = functools.partial(volume_io.read, self.rpc)
+        return {"rpc": self.rpc, "keeper": self.keeper, "read_io": read_io, "activity": activity}
+
     def troubles(self) -> list[Reason]:
         """What keeps a node whose target serves from doing its work."""
         found = {"state": self._recording_trouble(), "port": self._port.trouble}
@@ -150,7 +161,9 @@ class TargetSide:
         self.keeper = TargetKeeper(self.rpc, store, settings, pools, book, reconciler, guard)
         self._port = PortKeeper(self.rpc, listener)
         limit = SubsystemLimit(self.rpc, records, pools, lambda: reconciler.observed)
-        self.keeper.companions += [self._port, limit, MetadataPages(self.rpc, records, pools, book)]
+        pages = MetadataPages(self.rpc, records, pools, book)
+        self.keeper.run(self._port, limit, pages)
+        self.keeper.before_volumes(step(self._port.brought_up), step(limit.brought_up), step(pages.brought_up))
         file_disks = FileDiskKeeper(
             records,
             self._file_disks(records),
@@ -158,12 +171,15 @@ class TargetSide:
             lambda: self.keeper.state is TargetState.READY,
             self.keeper.audit_soon,
         )
-        self.keeper.companions.append(file_disks)
+        self.keeper.run(file_disks)
+        self.keeper.after_volumes(step(file_disks.audited))
         if follower is not None:
             self._keep_disks(store, records, follower, pools)
-            self.keeper.companions.append(WriteCacheKeeper(records, pools, caches))
+            self.keeper.run(WriteCacheKeeper(records, pools, caches))
         keeper = self.keeper
-        keeper.companions.append(LostData(store, pools, lost, keeper.settle_soon, lineage.stir, keeper.audit_soon))
+        lost_data = LostData(store, pools, lost, keeper.settle_soon, lineage.stir, keeper.audit_soon)
+        keeper.run(lost_data)
+        keeper.after_volumes(step(lost_data.audited))
         cutter = SnapshotReconciler(self.rpc, store, book, reconciler, lineage, zeroing, lost)
         return Core(store, book, lineage, operations, reconciler, cutter, records)
 
@@ -222,7 +238,10 @@ class TargetSide:
         disks.is_ready = lambda: self.keeper.state is TargetState.READY
         disks.audit_soon = self.keeper.audit_soon
         health = HealthKeeper(records, pools, ways_to_ask(self.rpc), self.settings.disks.health_interval_s)
-        self.keeper.companions += [disks, IoErrors(self.rpc, records, pools, disks.is_ready), health]
+        errors = IoErrors(self.rpc, records, pools, disks.is_ready)
+        self.keeper.run(disks, errors, health)
+        self.keeper.before_volumes(step(errors.brought_up))
+        self.keeper.after_volumes(step(disks.audited))
 
     @property
     def _notes(self) -> Path:
@@ -282,24 +301,6 @@ class _Disks(NamedTuple):
     def has(self, disk: str) -> bool | None:
         """Whether the machine has the disk of that identity; None while that is not known."""
         return bool(self.watch.inventory.find(disk)) if self.watch.discovered.is_set() else None
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def ledger(pool: PoolSettings) -> Ledger:
-    return Ledger(pool.overprovision_ratio, Thresholds(pool.warning_percent / 100, pool.reserve_percent / 100))
-
-
-def make_private(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise FailedPrecondition(
-            f"state folder {folder} cannot be made: {error.strerror}; check --state-dir"
-        ) from error
 
 
 def _lock(path: Path) -> int:

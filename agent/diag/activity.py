@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import psutil
 
@@ -128,3 +130,9 @@ def _between(before: _Look, after: _Look, polled: tuple[str, ...]) -> Activity:
         calls_per_s=max(0, after.calls - before.calls - _CALLS_OF_A_LOOK) / seconds,
         awake=polled if after.reactors.sleeps else (),
     )
+
+
+async def told(rpc: Client, nature: Nature) -> Mapping[str, Any]:
+    """What was seen in a second, and in words. Raises QuarryError."""
+    seen = await watch(rpc)
+    return asdict(seen) | {"described": described(nature, seen), "awake": explained(nature, seen)}

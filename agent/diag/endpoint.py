@@ -19,7 +19,7 @@ import msgspec
 from aiohttp import web
 
 from agent import __version__
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.diag import ENDPOINT_FILE
 from agent.diag.metrics import Exposition
 from agent.diag.parts import Parts

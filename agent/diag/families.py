@@ -6,19 +6,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from agent import __version__
 from agent.diag.parts import Parts
-from agent.diag.volume_io import Reading, VolumeIo
+from agent.diag.readings import Reading, VolumeIo
 from agent.model import ConditionStatus, Disk, Snapshot, TargetState, Volume
-from agent.spdk.client import Client
+from agent.pools.disk_conditions import HEALTH, failing, power_loss
+from agent.pools.ledger import Ledger
 from agent.tally import Key, Tally
 from agent.tasks.failures import FAILURES
-from agent.volumes.bringup import TargetKeeper
-from agent.volumes.disk_records import HEALTH, failing, power_loss
-from agent.volumes.placement import Ledger
+
+if TYPE_CHECKING:
+    from agent.spdk.client import Client
+    from agent.volumes.target.bringup import TargetKeeper
 
 
 @dataclass(frozen=True, slots=True)

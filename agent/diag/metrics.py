@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from agent.diag import families
 from agent.diag.families import Facts
 from agent.diag.parts import Parts
-from agent.diag.volume_io import Reading, read
+from agent.diag.readings import Reading
 from agent.errors import QuarryError
 from agent.model import Disk, Snapshot, Volume
 
@@ -64,8 +64,8 @@ class Exposition:
         except QuarryError:
             return Facts(store_answers=False)
         io = Reading()
-        if parts.rpc is not None and parts.rpc.connected:
-            io = await read(parts.rpc, volumes)
+        if parts.rpc is not None and parts.rpc.connected and parts.read_io is not None:
+            io = await parts.read_io(volumes)
         abnormal = sum(each.abnormal for each in conditions)
         return Facts(disks, volumes, snapshots, abnormal, io, ready, dead_nodes=dead)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from agent.diag.readings import Reading
 from agent.model import Disk, Snapshot, StorageNode, TargetState, Volume
-from agent.spdk.client import Client
+from agent.pools.ledger import Ledger
 from agent.store.interface import Store
 from agent.tally import Tally
 from agent.tasks.failures import FAILURES
-from agent.volumes.bringup import TargetKeeper
-from agent.volumes.conditions import VolumeCondition
-from agent.volumes.lineage import Lineage
-from agent.volumes.placement import Ledger
+from agent.volumes.rules.conditions import VolumeCondition
+from agent.volumes.service.lineage import Lineage
+
+if TYPE_CHECKING:
+    from agent.spdk.client import Client
+    from agent.volumes.target.bringup import TargetKeeper
 
 Conditions = Callable[[Sequence[Volume]], Awaitable[Sequence[VolumeCondition]]]
 """How each of some volumes is: `VolumeService.conditions`."""
@@ -44,6 +48,10 @@ class Parts:
     """Whether CSI is served."""
     rpc: Client | None = None
     keeper: TargetKeeper | None = None
+    read_io: Callable[[Sequence[Volume]], Awaitable[Reading]] | None = None
+    """The I/O counters of volumes, asked of the target."""
+    activity: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+    """How busy the target is; takes a second. Raises QuarryError."""
     ledger: Ledger | None = None
     lineage: Lineage | None = None
     conditions: Conditions | None = None

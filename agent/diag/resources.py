@@ -7,14 +7,16 @@ holds a secret: CSI secrets are never stored.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from agent.diag import activity
 from agent.diag.parts import Parts
 from agent.errors import NotFound, QuarryError
 from agent.model import Disk, DiskPhase, Resource, Snapshot, StorageNode, TargetState, Volume, VolumePhase
-from agent.volumes.bringup import TargetKeeper
+
+if TYPE_CHECKING:
+    from agent.volumes.target.bringup import TargetKeeper
+
 
 Document = dict[str, Any]
 """May hold dataclasses of agent.model: msgspec writes them as JSON."""
@@ -67,15 +69,13 @@ class Resources:
 
     async def _watched(self) -> Document:
         """How busy this node's target is; takes a second, during which it is not disturbed."""
-        rpc, keeper = self._parts.rpc, self._parts.keeper
-        if rpc is None or keeper is None or keeper.nature is None or keeper.state is not TargetState.READY:
+        keeper, activity = self._parts.keeper, self._parts.activity
+        if activity is None or keeper is None or keeper.nature is None or keeper.state is not TargetState.READY:
             return {}
         try:
-            seen = await activity.watch(rpc)
+            return {"activity": dict(await activity())}
         except QuarryError as error:
             return {"activity_trouble": str(error)}
-        told = {"described": activity.described(keeper.nature, seen), "awake": activity.explained(keeper.nature, seen)}
-        return {"activity": asdict(seen) | told}
 
     async def _disks(self) -> list[Document]:
         ledger = self._parts.ledger

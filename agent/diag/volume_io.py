@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
+from agent.diag.readings import Reading, VolumeIo
 from agent.errors import QuarryError, RpcError
 from agent.model import Volume
 from agent.spdk import bdev
-from agent.spdk.bdev import IoStat
 from agent.spdk.client import Rpc
 
 VOLUMES_MAX = 1024
@@ -19,26 +18,6 @@ VOLUMES_MAX = 1024
 TIME_LIMIT_S = 2.0
 GROUP = 64
 """Volumes asked for in one call: an answer of a few milliseconds of work, between which other calls have their turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeIo:
-    """Counters of one volume since its target started."""
-
-    volume: Volume
-    stat: IoStat
-    tick_rate: int
-
-    def seconds(self, ticks: int) -> float:
-        return ticks / self.tick_rate if self.tick_rate else 0.0
-
-
-@dataclass(slots=True)
-class Reading:
-    """What was learned: `omitted` exported volumes are not in it (too many, no time, no answer)."""
-
-    volumes: list[VolumeIo] = field(default_factory=list)
-    omitted: int = 0
 
 
 def exported(volumes: Sequence[Volume]) -> Mapping[str, Volume]:

@@ -10,7 +10,7 @@ import struct
 from pathlib import Path
 from uuid import UUID
 
-from agent.config import FileDisk
+from agent.config.settings import FileDisk
 from agent.errors import FailedPrecondition, InvalidArgument
 from agent.host import content
 from agent.model import Disk, DiskSpec, DiskStatus, Meta
@@ -22,7 +22,7 @@ TRANSPORT = "file"
 """`Disk.status.transport` of a file disk."""
 
 _EMBEDDED, _EMBEDDED_SIGNATURE = struct.Struct("<16s16s"), b"SPDKBLOBQUARRYLV"
-"""How the super block of the embedded target begins (agent.spdk.embedded.lvs.layout); then comes the pool's UUID."""
+"""How the super block of the embedded target begins (agent.embedded.lvs.layout); then comes the pool's UUID."""
 
 _ID_PREFIX = "file-"
 MIN_BYTES = 64 * 1024 * 1024

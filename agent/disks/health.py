@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-
-class Health(StrEnum):
-    HEALTHY = "Healthy"
-    DEGRADED = "Degraded"
-    """Serves, and should be replaced before it fails."""
-    FAILING = "Failing"
-    """It or its maker expects it to lose data: takes no new volumes."""
-    UNKNOWN = "Unknown"
+from agent.model import Health
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from agent.disks.transport import FABRICS, Transport
 from agent.model import VOLUME_NQN_PREFIX
 
 _EMBEDDED = re.compile(r".*\.lvs/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.data( \(deleted\))?")
-"""Where the embedded target keeps the data of a logical volume (agent.spdk.embedded.lvs)."""
+"""Where the embedded target keeps the data of a logical volume (agent.embedded.lvs)."""
 
 
 def volume_shown(source: Source, name: str, kind: Transport, usage: Usage) -> str:

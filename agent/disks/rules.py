@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-from agent.config import DiskRule, DiskSettings
+from agent.config.settings import DiskRule, DiskSettings
 from agent.model import Disk
 
 

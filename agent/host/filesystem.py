@@ -4,44 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import CommandFailed, FailedPrecondition, InvalidArgument, Unavailable, shorten
+from agent.errors import CommandFailed, FailedPrecondition, Unavailable
 from agent.host import blkid, holders, process
 from agent.host import device as devices
-
-SUPPORTED = ("ext4", "xfs", "btrfs")
-"""The first one is the default."""
-
-MIN_BYTES: Mapping[str, int] = {"xfs": 300 << 20, "btrfs": 109 << 20}
-"""What mkfs refuses less of: mkfs.xfs since xfsprogs 5.19, mkfs.btrfs with metadata twice (its default)."""
+from agent.model import filesystems
 
 EXT4_JOURNAL_BYTES, EXT4_TINY_BYTES, EXT4_SMALL_BYTES = 8 << 20, 16 << 20, 512 << 20
 """Sizes from which ext4 with blocks of 4 KiB has a journal, and room for its growth; mke2fs's own limit for "small"."""
 
-_MKFS_OPTIONS: Mapping[str, frozenset[str]] = {
-    "ext4": frozenset(("-b", "-E", "-G", "-I", "-i", "-J", "-L", "-m", "-N", "-O", "-T")),
-    "xfs": frozenset(("-b", "-i", "-L", "-m", "-n", "-s")),
-    "btrfs": frozenset(("--csum", "-d", "-L", "-m", "-n", "-O", "-R", "-s")),
-}
-"""Options with a value that a StorageClass may give. Nothing here can name another device or skip a check."""
-_MKFS_FORBIDDEN: Mapping[tuple[str, str], frozenset[str]] = {
-    ("ext4", "-E"): frozenset(("offset",)),
-    ("ext4", "-J"): frozenset(("device",)),
-    ("ext4", "-O"): frozenset(("journal_dev",)),
-    ("xfs", "-m"): frozenset(("uuid",)),
-    ("btrfs", "-O"): frozenset(("list-all",)),
-    ("btrfs", "-R"): frozenset(("list-all",)),
-}
-"""Parts of a value that would make something else than a filesystem of this device that we know again."""
-_MKFS_VALUE = re.compile(r"[A-Za-z0-9_.,=^:+-]{1,255}")
-_MOUNT_FLAG = re.compile(r'[A-Za-z0-9_.,=:+@%/-]{1,255}|context="[A-Za-z0-9_.,:-]{1,255}"')
-"""kubelet gives the SELinux label of a Pod as context="user:role:type:level", in quotes because levels have commas."""
-_MOUNT_FORBIDDEN = frozenset(("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit"))
-_MOUNT_FORBIDDEN |= {"logdev", "rtdev", "journal_dev", "journal_path", "device", "subvol", "subvolid"}
-"""What makes it another mount than ours, or adds another device."""
 _CHECK_CORRECTED = 1
 _CHECK_PROGRESS = re.compile(r"\s*([1-5]) (\d+) (\d+) /")
 
@@ -61,49 +35,13 @@ class Usage:
     available_inodes: int
 
 
-def check_options(fs_type: str, mount_flags: Sequence[str], mkfs_options: Sequence[str]) -> None:
-    """InvalidArgument for a filesystem we do not make, or an option that we do not pass on."""
-    if fs_type not in SUPPORTED:
-        raise InvalidArgument("fs_type", f"{shorten(fs_type)!r} is not supported", f"use {' or '.join(SUPPORTED)}")
-    for flag in mount_flags:
-        names = {part.partition("=")[0] for part in flag.split(",")}
-        if not _MOUNT_FLAG.fullmatch(flag) or names & _MOUNT_FORBIDDEN:
-            raise InvalidArgument("mount_flags", f"{shorten(flag)!r} is not allowed")
-    check_mkfs_options(fs_type, mkfs_options)
-
-
-def check_mkfs_options(fs_type: str, mkfs_options: Sequence[str]) -> None:
-    """InvalidArgument for an option of mkfs, or a value, that we do not pass on. `fs_type`: one of `SUPPORTED`."""
-    allowed = _MKFS_OPTIONS[fs_type]
-    options, values = mkfs_options[::2], mkfs_options[1::2]
-    for option in options:
-        if option not in allowed:
-            known = ", ".join(sorted(allowed))
-            raise InvalidArgument(
-                "mkfs_options", f"{shorten(option)!r} is not allowed", f"option and value of: {known}"
-            )
-    if len(options) != len(values):
-        raise InvalidArgument("mkfs_options", f"{options[-1]} has no value")
-    for option, value in zip(options, values, strict=True):
-        if not _MKFS_VALUE.fullmatch(value):
-            raise InvalidArgument("mkfs_options", f"{shorten(value)!r} is not a value that can be passed on")
-        parts = {part.lstrip("^").partition("=")[0] for part in value.split(",")}
-        if forbidden := sorted(parts & _MKFS_FORBIDDEN.get((fs_type, option), frozenset())):
-            raise InvalidArgument("mkfs_options", f"{option} {forbidden[0]} is not allowed")
-
-
-def min_bytes(fs_type: str) -> int:
-    """Size of the smallest device that such a filesystem fits on; 0: any volume is large enough."""
-    return MIN_BYTES.get(fs_type, 0)
-
-
 async def make(device: Path, fs_type: str, uuid: str, options: Sequence[str] = ()) -> None:
     """Make a filesystem with the given UUID on a device that the caller has proven blank.
 
     The programs are never forced (-F, -f): they look once more themselves and refuse what they recognize.
     Unavailable while somebody else has the device.
     """
-    least, size_bytes = min_bytes(fs_type), devices.size_bytes(device)
+    least, size_bytes = filesystems.min_bytes(fs_type), devices.size_bytes(device)
     if size_bytes < least:
         raise FailedPrecondition(f"{fs_type} needs a volume of at least {least >> 20} MiB: use ext4 or a larger one")
     try:

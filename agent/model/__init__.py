@@ -27,6 +27,7 @@ from agent.model.disk import (
     DiskSpec,
     DiskStatus,
     FreeSpace,
+    Health,
     PoolStatus,
     UnrecordedData,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Failure",
     "FreeSpace",
     "Frontend",
+    "Health",
     "Meta",
     "PoolStatus",
     "Provisioning",

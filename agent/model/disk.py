@@ -28,13 +28,22 @@ class DiskDriver(StrEnum):
 
 
 class FreeSpace(StrEnum):
-    """What the free space of a pool holds, as far as is known (see agent.volumes.zeroing)."""
+    """What the free space of a pool holds, as far as is known (see agent.pools.zeroing)."""
 
     ZEROED = "Zeroed"
     DELETING = "Deleting"
     """All that is not zeroed is being zeroed by deletions, which the death of the target interrupts."""
     UNKNOWN = "Unknown"
     """It may hold what others wrote."""
+
+
+class Health(StrEnum):
+    HEALTHY = "Healthy"
+    DEGRADED = "Degraded"
+    """Serves, and should be replaced before it fails."""
+    FAILING = "Failing"
+    """It or its maker expects it to lose data: takes no new volumes."""
+    UNKNOWN = "Unknown"
 
 
 @dataclass(frozen=True, slots=True)

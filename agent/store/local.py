@@ -21,9 +21,10 @@ from weakref import WeakSet
 from agent.errors import QuarryError, Unavailable
 from agent.model import Resource, Volume
 from agent.store import database, mirror
+from agent.store.change import Change
 from agent.store.documents import encode
 from agent.store.interface import Event, EventType, R
-from agent.store.mirror import Change, Mirror
+from agent.store.mirror import Mirror
 from agent.store.watch import Watcher
 from agent.store.writer import Outcome, Write, Writer
 from agent.tasks.background import Background

@@ -11,22 +11,9 @@ from pathlib import Path
 
 from agent.model import Resource
 from agent.store import database
+from agent.store.change import Change
 from agent.store.documents import KINDS, decode
 from agent.store.interface import EventType
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One write: the resource after it, or the last state of a deleted one; both carry the version of the write."""
-
-    version: int
-    type: EventType
-    resource: Resource
-    document: bytes
-
-    @property
-    def kind(self) -> str:
-        return type(self.resource).__name__
 
 
 @dataclass(slots=True)

@@ -7,11 +7,9 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
+from agent.store.change import Change
 from agent.store.interface import Event, EventType
-from agent.store.mirror import Change
-
-BUFFER_EVENTS = 1024
-"""Events a reader may fall behind; beyond, listing again is cheaper than catching up."""
+from agent.store.limits import BUFFER_EVENTS
 
 
 class Watcher(AsyncIterator[Event[Any]]):

@@ -20,13 +20,12 @@ from pathlib import Path
 from agent.errors import AlreadyExists, Conflict, NotFound, QuarryError, Unavailable
 from agent.model import Resource
 from agent.store import database, mirror
+from agent.store.change import Change
 from agent.store.documents import encode, stamped
 from agent.store.interface import EventType
-from agent.store.mirror import Change, Mirror
+from agent.store.limits import KEPT_CHANGES
+from agent.store.mirror import Mirror
 from agent.tasks.failures import FAILURES
-
-KEPT_CHANGES = 4096
-"""Changes kept in the log. Who falls further behind lists again; about 1 KiB each."""
 
 _BATCH_MAX = 256
 _TRIM_EVERY = 256

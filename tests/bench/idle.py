@@ -21,7 +21,7 @@ import psutil
 from agent.nvmf.initiator import Controller, connect
 from agent.spdk import app, bdev, nvmf
 from agent.spdk.client import Client
-from agent.volumes.names import volume_nqn
+from agent.volumes.rules.names import volume_nqn
 from tests.bench import agent as csi
 from tests.bench.agent import Agent
 from tests.bench.raw import MIB

@@ -13,7 +13,7 @@ import pytest
 from agent.csi.client import from_snapshot, from_volume
 from agent.csi.pb import csi_pb2 as csi
 from agent.nvmf import initiator
-from agent.volumes.names import group_id, snapshot_id, volume_id
+from agent.volumes.rules.names import group_id, snapshot_id, volume_id
 
 from .machine import NODE
 from .subject import TICK_S, again, ready

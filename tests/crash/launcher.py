@@ -109,8 +109,8 @@ def _watched(wire: Tripwire, folders: list[Path], name: str, function: Any) -> A
 
 
 def serve() -> None:
-    from agent import daemon  # noqa: F401 - so that agents need not import it
     from agent.cli.main import main
+    from agent.daemon import standalone  # noqa: F401 - so that agents need not import it
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for agents here: who kills one watches it
     print("ready", flush=True)

@@ -17,7 +17,7 @@ from agent.csi.client import CallFailed, CsiClient
 from agent.model import POOL_PREFIX
 from agent.spdk import app, lvol, nvmf
 from agent.spdk.client import Client
-from agent.volumes.names import volume_of_nqn
+from agent.volumes.rules.names import volume_of_nqn
 from tests.contract.targets import ADDRESS, Target, free_port
 
 NODE = "node-a"

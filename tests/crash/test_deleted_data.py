@@ -15,9 +15,9 @@ import pytest
 from agent.csi.client import CallFailed, CsiClient
 from agent.model import POOL_PREFIX
 from agent.nvmf import initiator
+from agent.pools.names import is_held_name
 from agent.spdk import app, bdev, lvol
 from agent.spdk.client import Client
-from agent.volumes.names import is_held_name
 
 from .machine import NODE, PATIENCE_S, Machine, Patient, holdings
 

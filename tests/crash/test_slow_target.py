@@ -13,9 +13,9 @@ from typing import Any
 import grpc
 import pytest
 
-from agent.config import FileDisk, Settings, load_settings
+from agent.config.settings import FileDisk, Settings, load_settings
 from agent.csi.client import CallFailed, CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.model import POOL_PREFIX, Disk
 from agent.spdk import lvol
 from agent.spdk.client import Client

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.csi.client import CsiClient
-from agent.volumes.names import clone_name, group_id, member_name, volume_id
+from agent.volumes.rules.names import clone_name, group_id, member_name, volume_id
 
 from .subject import Subject
 

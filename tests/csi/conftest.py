@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Settings, load_settings
+from agent.config.settings import Settings, load_settings
 from agent.csi.client import CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from tests.contract.targets import Target, find_spdk_tgt, free_port
 
 NODE = "node-a"

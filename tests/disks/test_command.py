@@ -12,7 +12,7 @@ from typing import Any
 
 from agent.cli.exit_codes import ExitCode
 from agent.model import DiskDriver, DiskPhase, Tier
-from agent.volumes.disk_driver import DRIVER
+from agent.pools.disk_driver import DRIVER
 from tests.disks.loops import LoopDisk
 
 MIB = 1 << 20

@@ -20,7 +20,7 @@ from agent.model import Disk, DiskPhase, StorageNode
 from agent.nvmf import initiator
 from agent.spdk import bdev, nvmf
 from agent.spdk.client import Client
-from agent.volumes.names import volume_nqn
+from agent.volumes.rules.names import volume_nqn
 from tests.contract.targets import Target
 from tests.disks.between import Between
 from tests.disks.conftest import FAST_S, NODE, Node

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.model import DiskPhase
-from agent.volumes.access import Why
-from agent.volumes.disk_records import attention
+from agent.pools.disk_conditions import attention
+from agent.pools.why import Why
 from tests.contract.targets import Target
 from tests.disks.loops import LoopDisk
 from tests.disks.test_hotplug import WELL, host, said_of

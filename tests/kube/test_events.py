@@ -9,7 +9,7 @@ from dataclasses import replace
 from agent.daemon.cluster import events_of
 from agent.model import Disk, DiskPhase, DiskSpec, DiskStatus, Meta, Tier, Volume, VolumePhase, VolumeSpec
 from agent.store.interface import Store
-from agent.volumes.news import TellingStore, VolumeNews
+from agent.volumes.service.telling import TellingStore, VolumeNews
 from tests.contract.waiting import until as becomes_so
 
 from .conftest import Opener, until

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from agent.model import POOL_PREFIX
 from agent.spdk import app, lvol
 from agent.spdk.client import Client
-from agent.volumes.names import volume_id
+from agent.volumes.rules.names import volume_id
 from tests.fuzz.subject import Subject
 from tests.model.driver import Driver
 from tests.model.world import CLUSTER, Pool, Setting

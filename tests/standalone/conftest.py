@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import Settings, load_settings
+from agent.config.settings import Settings, load_settings
 from tests.contract.targets import free_port
 from tests.crash.conftest import machine
 

@@ -11,7 +11,7 @@ import pytest
 from agent.errors import RpcError
 from agent.spdk import app, bdev, nvme_controller, nvmf
 from agent.spdk.client import Client
-from agent.volumes.names import volume_nqn
+from agent.volumes.rules.names import volume_nqn
 from tests.contract.targets import Target, find_spdk_tgt
 from tests.crash.machine import NODE, Machine, Patient
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import FileDisk, PoolSettings, Settings
+from agent.config.settings import FileDisk, PoolSettings, Settings
 from agent.csi.client import CallFailed, CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.disks import files
 from agent.errors import FailedPrecondition, InvalidArgument
 from agent.model import Disk, DiskPhase

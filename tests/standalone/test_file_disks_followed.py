@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.csi.client import CallFailed, CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.errors import InvalidArgument
 from agent.model import Disk, DiskPhase, DiskStatus
+from agent.pools.disk_conditions import attention
+from agent.pools.why import Why
 from agent.store.local import open_local
-from agent.volumes.access import Why
-from agent.volumes.disk_records import attention
 
 MIB = 1 << 20
 Make = Callable[..., Settings]

@@ -16,8 +16,8 @@ import pytest
 from agent.cli.exit_codes import ExitCode
 from agent.csi.client import CallFailed, from_snapshot
 from agent.model import Disk
+from agent.pools.names import is_held_name
 from agent.store.local import open_local
-from agent.volumes.names import is_held_name
 from tests.crash.machine import NODE, Machine, Patient, holdings
 
 MIB = 1 << 20

@@ -11,9 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.config import PoolSettings, Settings
+from agent.config.settings import PoolSettings, Settings
 from agent.csi.client import CallFailed, CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from tests.contract.waiting import until
 
 MIB = 1 << 20

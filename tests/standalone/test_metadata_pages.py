@@ -8,15 +8,15 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.config import PoolSettings, Settings
+from agent.config.settings import PoolSettings, Settings
 from agent.csi.client import CallFailed, CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.nvmf import initiator
 from agent.nvmf.failure import CommandError
+from agent.pools.metadata_pages import pages_at_least, pages_at_most
+from agent.pools.names import is_probe_name
 from agent.spdk import lvol
 from agent.spdk.client import Client
-from agent.volumes.metadata_pages import pages_at_least, pages_at_most
-from agent.volumes.names import is_probe_name
 from tests.contract.waiting import until
 from tests.crash.machine import Machine, Patient
 

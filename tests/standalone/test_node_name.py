@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.csi.client import CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.errors import FailedPrecondition
 
 MIB = 1 << 20

@@ -8,9 +8,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.csi.client import CallFailed, CsiClient, from_snapshot, from_volume
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 
 GB, GIB = 10**9, 1 << 30
 

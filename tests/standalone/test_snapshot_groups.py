@@ -12,12 +12,12 @@ import grpc
 import pytest
 
 from agent.csi.client import from_snapshot
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.errors import QuarryError
 from agent.nvmf import initiator
 from agent.spdk import nvmf
 from agent.spdk.client import Client
-from agent.volumes.names import volume_nqn
+from agent.volumes.rules.names import volume_nqn
 from tests.contract.targets import ADDRESS
 from tests.crash.machine import NODE, Machine, Patient
 from tests.crash.test_slow_target import Relay, settings

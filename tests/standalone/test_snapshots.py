@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from agent.csi.client import from_snapshot, from_volume
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.model import POOL_PREFIX
 from agent.spdk import app, lvol
 from agent.spdk.client import Client

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Settings
-from agent.daemon import Standalone
+from agent.config.settings import Settings
+from agent.daemon.standalone import Standalone
 from agent.errors import FailedPrecondition
 
 

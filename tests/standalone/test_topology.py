@@ -8,10 +8,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.csi.client import CallFailed, CsiClient, capability
 from agent.csi.pb import csi_pb2 as csi
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 
 NODE = "csi.quarry.storage/node"
 ZONE = "csi.quarry.storage/zone"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import Settings
+from agent.config.settings import Settings
 from agent.csi.client import CallFailed, CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.model import Disk, Volume
 from agent.store.local import open_local
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agent.config import ITEMS, FileDisk, Settings, load_settings, parse_size
+from agent.config.settings import ITEMS, FileDisk, Settings, load_settings, parse_size
 from agent.errors import InvalidArgument
 from agent.model import Tier
 
@@ -181,7 +181,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
 
 INTRODUCTION = """# Configuration
 
-<!-- Generated from agent/config.py: UPDATE_DOCS=1 python -m pytest tests/unit/test_config.py -->
+<!-- Generated from agent/config/settings.py: UPDATE_DOCS=1 python -m pytest tests/unit/test_config.py -->
 
 `quarry standalone --config FILE` reads a YAML file; options on the command line win over it. Unknown keys, keys
 given twice and values out of range are refused at start with the field and what would be right. Sizes are written

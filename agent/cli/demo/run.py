@@ -23,12 +23,12 @@ from agent.cli.demo.user import UserHost
 from agent.cli.demo.workspace import Workspace
 from agent.cli.exit_codes import ExitCode
 from agent.cli.output import print_json
-from agent.config import Settings, load_settings
+from agent.config.settings import Settings, load_settings
 from agent.csi.client import CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.disks.files import disk_id
 from agent.errors import QuarryError
-from agent.volumes.names import volume_id, volume_nqn
+from agent.volumes.rules.names import volume_id, volume_nqn
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from agent.cli.demo.report import Reporter
 from agent.cli.demo.workspace import Workspace
 from agent.csi.client import CallFailed, CsiClient
-from agent.daemon import Standalone
+from agent.daemon.standalone import Standalone
 from agent.errors import QuarryError
 
 MIB, GIB = 1 << 20, 1 << 30

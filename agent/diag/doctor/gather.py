@@ -34,9 +34,9 @@ from agent.diag.doctor.machine_checks import FOR_VOLUMES, OPTIONAL, REQUIRED
 from agent.errors import QuarryError
 from agent.host import clock, process, udev
 from agent.model import ConditionStatus
+from agent.pools.disk_conditions import POWER_LOSS
 from agent.spdk import app, nature
 from agent.spdk.client import Client
-from agent.volumes.disk_records import POWER_LOSS
 
 MODULES = ("nvme_tcp", "ublk_drv", "loop", "vfio_pci")
 TARGET_TIMEOUT_S = 3.0

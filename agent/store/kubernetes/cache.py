@@ -14,10 +14,10 @@ import msgspec
 
 from agent.errors import FailedPrecondition
 from agent.model import Resource
+from agent.store.change import Change
 from agent.store.interface import EventType
 from agent.store.kubernetes import wire
 from agent.store.kubernetes.wire import Held
-from agent.store.mirror import Change
 from agent.store.watch import Watcher
 
 

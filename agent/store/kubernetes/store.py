@@ -25,8 +25,7 @@ from agent.store.kubernetes.informer import Informer
 from agent.store.kubernetes.kinds import FINALIZER, KINDS
 from agent.store.kubernetes.wire import Held
 from agent.store.kubernetes.writes import Writes
-from agent.store.watch import BUFFER_EVENTS
-from agent.store.writer import KEPT_CHANGES
+from agent.store.limits import BUFFER_EVENTS, KEPT_CHANGES
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """DNS subdomains: the names the API takes."""

@@ -22,7 +22,7 @@ from grpc import StatusCode
 from agent.csi.client import CallFailed, CsiClient
 from agent.csi.pb import csi_pb2 as csi
 from agent.host.nvme_host import NvmeHost
-from agent.volumes.names import volume_nqn
+from agent.volumes.rules.names import volume_nqn
 from tests.contract.targets import ADDRESS, Target, free_port
 
 from .tools import run, until

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.csi.client import CsiClient
-from agent.volumes.names import volume_nqn
+from agent.volumes.rules.names import volume_nqn
 
 from .conftest import MakePod
 from .node import MIB, Node

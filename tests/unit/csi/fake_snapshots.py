@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from agent import errors
-from agent.csi.ports import Members
 from agent.model import (
     Meta,
     Snapshot,
@@ -17,7 +16,8 @@ from agent.model import (
     SnapshotSpec,
     SnapshotStatus,
 )
-from agent.volumes.names import group_id, snapshot_id
+from agent.volumes.rules.members import Members
+from agent.volumes.rules.names import group_id, snapshot_id
 
 from .fakes import MemoryVolumes
 

@@ -8,16 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent import errors
-from agent.csi.ports import (
-    Block,
-    Capacity,
-    CreateVolume,
-    QosChange,
-    Segment,
-    VolumeCondition,
-    VolumeMode,
-    VolumeStats,
-)
 from agent.model import (
     AccessMode,
     Attachment,
@@ -33,7 +23,13 @@ from agent.model import (
     VolumeSpec,
     VolumeStatus,
 )
-from agent.volumes.names import volume_id, volume_nqn
+from agent.pools.ledger import Capacity
+from agent.pools.topology import Segment
+from agent.volumes.rules.conditions import VolumeCondition
+from agent.volumes.rules.modes import Block, VolumeMode
+from agent.volumes.rules.names import volume_id, volume_nqn
+from agent.volumes.rules.requests import CreateVolume, QosChange
+from agent.volumes.rules.volume_stats import VolumeStats
 
 MIB = 1 << 20
 POOL_BYTES = 1 << 40

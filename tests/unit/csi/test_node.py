@@ -8,7 +8,7 @@ from grpc import StatusCode
 
 from agent.csi.client import CallFailed, Mode, capability
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import Block, Filesystem
+from agent.volumes.rules.modes import Block, Filesystem
 
 from .conftest import Driver
 

@@ -10,7 +10,7 @@ from grpc import StatusCode
 
 from agent.csi.client import CallFailed, capability
 from agent.csi.pb import csi_pb2 as csi
-from agent.csi.ports import Segment
+from agent.pools.topology import Segment
 
 from .conftest import Driver
 

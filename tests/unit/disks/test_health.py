@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.disks.health import Health, Measures, assess, from_smartctl
+from agent.disks.health import Measures, assess, from_smartctl
+from agent.model import Health
 
 SMART = Path(__file__).parent / "smart"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.config import DiskRule, DiskSettings
+from agent.config.settings import DiskRule, DiskSettings
 from agent.disks import rules
 from agent.model import Disk, DiskSpec, DiskStatus, Meta, Tier
 

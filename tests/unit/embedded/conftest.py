@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from agent.spdk.embedded.app_methods import NotificationMethods
-from agent.spdk.embedded.bdev import Bdev, BdevRegistry
-from agent.spdk.embedded.bdev_methods import BdevMethods
-from agent.spdk.embedded.lvs.manager import LvstoreManager
-from agent.spdk.embedded.lvs.methods import LvolMethods
-from agent.spdk.embedded.raid_methods import RaidMethods
-from agent.spdk.embedded.rpc import Methods
-from agent.spdk.embedded.traffic_methods import TrafficMethods
+from agent.embedded.app_methods import NotificationMethods
+from agent.embedded.bdev import Bdev, BdevRegistry
+from agent.embedded.bdev_methods import BdevMethods
+from agent.embedded.lvs.manager import LvstoreManager
+from agent.embedded.lvs.methods import LvolMethods
+from agent.embedded.raid_methods import RaidMethods
+from agent.embedded.rpc import Methods
+from agent.embedded.traffic_methods import TrafficMethods
 
 MIB = 1024 * 1024
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent.spdk.embedded.bdev import IoFailure
-from agent.spdk.embedded.rpc import RpcFault
+from agent.embedded.bdev import IoFailure
+from agent.embedded.rpc import RpcFault
 
 from .conftest import MIB, Machine
 

@@ -37,7 +37,7 @@ class Process:
 
     def start(self) -> None:
         arguments = ["--rpc-socket", str(self.socket_path), "--state-dir", str(self._state)]
-        command = [sys.executable, "-m", "agent.spdk.embedded.main", *arguments, "--nvmf-address", "127.0.0.1"]
+        command = [sys.executable, "-m", "agent.embedded.main", *arguments, "--nvmf-address", "127.0.0.1"]
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(command, stderr=log, stdout=log)
 
@@ -244,7 +244,7 @@ def test_a_second_target_on_the_same_socket_or_state_is_refused(process: Process
         ("other.sock", "state", b"in use by another target"),
     ):
         arguments = ["--rpc-socket", str(socket_dir / socket_name), "--state-dir", str(socket_dir / state)]
-        command = [sys.executable, "-m", "agent.spdk.embedded.main", *arguments]
+        command = [sys.executable, "-m", "agent.embedded.main", *arguments]
         ended = subprocess.run(command, capture_output=True, timeout=20, check=False)
         assert ended.returncode != 0
         assert says in ended.stderr

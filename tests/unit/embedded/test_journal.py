@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from agent.spdk.embedded.lvs.journal import Journal, JournalBusy, JournalDamaged
-from agent.spdk.embedded.lvs.store import COMPACT_SLACK
+from agent.embedded.lvs.journal import Journal, JournalBusy, JournalDamaged
+from agent.embedded.lvs.store import COMPACT_SLACK
 
 from .conftest import MIB, Machine
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.spdk.embedded.lvs.lvol import LvolBdev
+from agent.embedded.lvs.lvol import LvolBdev
 
 from .conftest import MIB, Machine
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.spdk.embedded.bdev import IoFailure
-from agent.spdk.embedded.lvs.datafile import FileCache
-from agent.spdk.embedded.lvs.lvol import LvolBdev
-from agent.spdk.embedded.lvs.records import LvolRecord
-from agent.spdk.embedded.rpc import RpcFault
+from agent.embedded.bdev import IoFailure
+from agent.embedded.lvs.datafile import FileCache
+from agent.embedded.lvs.lvol import LvolBdev
+from agent.embedded.lvs.records import LvolRecord
+from agent.embedded.rpc import RpcFault
 
 from .conftest import MIB, Machine
 

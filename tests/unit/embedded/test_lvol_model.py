@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from agent.spdk.embedded.bdev import IoFailure
-from agent.spdk.embedded.rpc import RpcFault
+from agent.embedded.bdev import IoFailure
+from agent.embedded.rpc import RpcFault
 
 from .conftest import MIB, Machine
 

@@ -9,9 +9,9 @@ from uuid import uuid4
 
 import pytest
 
-from agent.spdk.embedded.bdev import IoFailure
-from agent.spdk.embedded.filebdev import MallocBdev
-from agent.spdk.embedded.rpc import RpcFault
+from agent.embedded.bdev import IoFailure
+from agent.embedded.filebdev import MallocBdev
+from agent.embedded.rpc import RpcFault
 
 from .conftest import MIB, Machine
 

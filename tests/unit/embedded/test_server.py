@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.embedded.framing import MAX_REQUEST_BYTES, Malformed, RequestStream
+from agent.embedded.rpc import U64, Methods, NoParams, Params, RpcFault
+from agent.embedded.server import FileLock, JsonRpcServer
 from agent.errors import FailedPrecondition, InvalidArgument
-from agent.spdk.embedded.framing import MAX_REQUEST_BYTES, Malformed, RequestStream
-from agent.spdk.embedded.rpc import U64, Methods, NoParams, Params, RpcFault
-from agent.spdk.embedded.server import FileLock, JsonRpcServer
 
 PING = b'{"jsonrpc":"2.0","id":1,"method":"ping"}'
 PONG = {"jsonrpc": "2.0", "id": 1, "result": True}

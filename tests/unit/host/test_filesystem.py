@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import InvalidArgument
-from agent.host import filesystem
+from agent.model import filesystems
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from agent.host import filesystem
     ],
 )
 def test_allowed(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...]) -> None:
-    filesystem.check_options(fs_type, flags, options)
+    filesystems.check_options(fs_type, flags, options)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,6 @@ def test_allowed(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...])
 )
 def test_refused(fs_type: str, flags: tuple[str, ...], options: tuple[str, ...], field: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        filesystem.check_options(fs_type, flags, options)
+        filesystems.check_options(fs_type, flags, options)
     assert caught.value.field == field
     assert len(str(caught.value)) < 400

@@ -9,8 +9,8 @@ import pytest
 
 from agent.errors import FailedPrecondition, Unavailable
 from agent.model import Endpoint, Frontend, Meta, ReplicaStatus, Tier, Volume, VolumePhase, VolumeSpec, VolumeStatus
-from agent.volumes.frontends import NvmeTcpFrontend
-from agent.volumes.node import NodeVolumes
+from agent.volumes.attach.frontends import NvmeTcpFrontend
+from agent.volumes.attach.node import NodeVolumes
 
 from .test_nvme_host import HOST_NQN, NQN, UUID, add_controller, add_namespace, calls, host, tree
 

@@ -7,13 +7,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from agent.embedded.bdev import Bdev
+from agent.embedded.nvmf.settings import TransportSettings
+from agent.embedded.nvmf.subsystem import Address, Namespace, Subsystem, SubsystemOptions
+from agent.embedded.nvmf.target import Target
 from agent.nvmf import initiator
 from agent.nvmf.identify import AnaState
 from agent.nvmf.initiator import Controller, Options
-from agent.spdk.embedded.bdev import Bdev
-from agent.spdk.embedded.nvmf.settings import TransportSettings
-from agent.spdk.embedded.nvmf.subsystem import Address, Namespace, Subsystem, SubsystemOptions
-from agent.spdk.embedded.nvmf.target import Target
 from tests.contract.targets import free_port
 
 NQN = "nqn.2026-11.storage.quarry:vol:test"

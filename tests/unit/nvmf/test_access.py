@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
+from agent.embedded.nvmf.settings import TransportSettings
+from agent.embedded.nvmf.subsystem import drained
 from agent.nvmf import initiator
 from agent.nvmf.failure import CommandError, ConnectRefused
 from agent.nvmf.initiator import Options
 from agent.nvmf.status import Status
-from agent.spdk.embedded.nvmf.settings import TransportSettings
-from agent.spdk.embedded.nvmf.subsystem import drained
 
 from .memory import HOST, NQN, OTHER, MemoryBdev, exported, expose
 from .waiting import until
@@ -105,7 +105,7 @@ async def test_a_bdev_that_is_removed_takes_its_namespace_along() -> None:
 
 
 def _removed() -> object:
-    from agent.spdk.embedded.bdev import BdevEvent
+    from agent.embedded.bdev import BdevEvent
 
     return BdevEvent.REMOVE
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from agent.embedded.bdev import BdevEvent, BdevRegistry, IoFailure
+from agent.embedded.nvmf import register
+from agent.embedded.rpc import Methods, RpcFault
 from agent.nvmf.identify import AnaState
-from agent.spdk.embedded.bdev import BdevEvent, BdevRegistry, IoFailure
-from agent.spdk.embedded.nvmf import register
-from agent.spdk.embedded.rpc import Methods, RpcFault
 from tests.contract.targets import free_port
 
 from .memory import HOST, MIB, NQN, OTHER, Exported, MemoryBdev, exported, expose

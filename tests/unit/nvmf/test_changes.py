@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
+from agent.embedded.bdev import BdevRegistry
 from agent.nvmf.command import EventInfo, Feature, LogPage
 from agent.nvmf.failure import CommandError
 from agent.nvmf.identify import AnaState, OptionalEvents
 from agent.nvmf.initiator import DISCOVERY_NQN, Controller
 from agent.nvmf.status import Status
-from agent.spdk.embedded.bdev import BdevRegistry
 
 from .memory import MIB, MemoryBdev, exported, expose
 from .waiting import until

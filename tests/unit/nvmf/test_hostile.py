@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent.embedded.nvmf.settings import TransportSettings
 from agent.nvmf import pdu as pdus
 from agent.nvmf.admin import ConnectData
 from agent.nvmf.command import (
@@ -27,7 +28,6 @@ from agent.nvmf.digest import crc32c
 from agent.nvmf.initiator import host_identifier
 from agent.nvmf.pdu import Digests, FatalError, Initialization, Pdu, PduFlag, PduType, Transfer
 from agent.nvmf.status import Status
-from agent.spdk.embedded.nvmf.settings import TransportSettings
 
 from .memory import HOST, MIB, NQN, Exported, exported
 from .waiting import until

@@ -8,6 +8,8 @@ import uuid
 
 import pytest
 
+from agent.embedded.nvmf.settings import TransportSettings
+from agent.embedded.nvmf.subsystem import SubsystemOptions
 from agent.errors import OutOfRange, Unavailable
 from agent.nvmf import initiator
 from agent.nvmf.command import Feature, IoOpcode, LogPage, Property
@@ -17,8 +19,6 @@ from agent.nvmf.initiator import DISCOVERY_NQN, Options
 from agent.nvmf.pdu import Digests
 from agent.nvmf.probe import probe
 from agent.nvmf.status import Status
-from agent.spdk.embedded.nvmf.settings import TransportSettings
-from agent.spdk.embedded.nvmf.subsystem import SubsystemOptions
 from tests.contract.targets import free_port
 
 from .memory import HOST, MIB, NQN, OTHER, MemoryBdev, exported, expose

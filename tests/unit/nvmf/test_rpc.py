@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from agent.embedded.bdev import BdevRegistry, ClaimType
+from agent.embedded.nvmf import register
+from agent.embedded.nvmf.nqn import is_valid
+from agent.embedded.rpc import Methods, RpcFault
 from agent.errors import QuarryError
 from agent.nvmf import initiator
-from agent.spdk.embedded.bdev import BdevRegistry, ClaimType
-from agent.spdk.embedded.nvmf import register
-from agent.spdk.embedded.nvmf.nqn import is_valid
-from agent.spdk.embedded.rpc import Methods, RpcFault
 from tests.contract.targets import free_port
 
 from .memory import HOST, NQN, MemoryBdev

@@ -13,9 +13,8 @@ import pytest
 
 from agent.store.interface import Store
 from agent.store.kubernetes.store import open_kubernetes
+from agent.store.limits import BUFFER_EVENTS, KEPT_CHANGES
 from agent.store.local import open_local
-from agent.store.watch import BUFFER_EVENTS
-from agent.store.writer import KEPT_CHANGES
 from tests.kube.plane import Plane
 from tests.kube.planes import any_plane
 

@@ -36,7 +36,7 @@ from agent.store.interface import Event, EventType, Store
 from .conftest import Limits, Opener, becomes
 
 
-def volume(name: str, size_bytes: int = 1 << 30) -> Volume:
+def volume(name: str, size_bytes: int = 1) -> Volume:
     return Volume(Meta(name), VolumeSpec(csi_name=f"pvc-{name}", size_bytes=size_bytes, tier=Tier.SSD))
 
 
@@ -157,7 +157,7 @@ async def test_what_could_not_be_read_back_is_refused(open_store: Opener) -> Non
 async def test_one_conflict_fails_only_its_caller(store: Store) -> None:
     a = await store.create(volume("a"))
     writes = [store.create(volume(f"n{i % 20}")) for i in range(40)] + [
-        store.update(resized(a, 1 + i)) for i in range(20)
+        store.update(resized(a, 2 + i)) for i in range(20)
     ]
     results = await asyncio.gather(*writes, return_exceptions=True)
     created = [r for r in results[:40] if isinstance(r, Volume)]

@@ -21,9 +21,9 @@ from agent.model import (
     VolumeSpec,
     VolumeStatus,
 )
-from agent.volumes.conditions import HEALTHY, condition
-from agent.volumes.placement import Ledger, Pool
-from agent.volumes.space import Thresholds
+from agent.pools.ledger import Ledger, Pool
+from agent.pools.space import Thresholds
+from agent.volumes.rules.conditions import HEALTHY, condition
 
 GIB = 1 << 30
 MIB = 1 << 20

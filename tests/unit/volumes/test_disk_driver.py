@@ -11,10 +11,10 @@ import pytest
 from agent.disks.binder import away
 from agent.errors import FailedPrecondition
 from agent.model import Disk, DiskDriver, DiskPhase, DiskSpec, Meta, PoolStatus
+from agent.pools.disk_driver import DRIVER, NOT_CHANGED, DiskDrivers
+from agent.pools.disk_records import DiskRecords
 from agent.store.interface import Store
 from agent.store.local import open_local
-from agent.volumes.disk_driver import DRIVER, NOT_CHANGED, DiskDrivers
-from agent.volumes.disk_records import DiskRecords
 from tests.unit.disks.fake_machine import carries
 from tests.unit.disks.test_binding import A, World
 

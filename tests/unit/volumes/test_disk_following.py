@@ -10,24 +10,24 @@ from typing import Any, cast
 
 import pytest
 
-from agent.config import DiskSettings, PoolSettings
+from agent.config.settings import DiskSettings, PoolSettings
 from agent.disks.inventory import Inventory, Known
 from agent.disks.watch import Watch
 from agent.errors import Unavailable
 from agent.model import Disk, DiskSpec
+from agent.pools.disk_driver import DiskDrivers
+from agent.pools.disk_keeper import DiskKeeper
+from agent.pools.disk_records import DiskRecords
+from agent.pools.ledger import Ledger
+from agent.pools.pools import Pools
+from agent.pools.safeguards import Safeguards
+from agent.pools.write_caches import WriteCaches
+from agent.pools.zeroing import Zeroing
 from agent.spdk.client import Client
 from agent.store.interface import Event, R, Store
 from agent.store.local import open_local
 from agent.store.through import StoreThrough
 from agent.tasks.failures import FAILURES
-from agent.volumes.disk_driver import DiskDrivers
-from agent.volumes.disk_keeper import DiskKeeper
-from agent.volumes.disk_records import DiskRecords
-from agent.volumes.placement import Ledger
-from agent.volumes.pools import Pools
-from agent.volumes.safeguards import Safeguards
-from agent.volumes.write_caches import WriteCaches
-from agent.volumes.zeroing import Zeroing
 from tests.unit.disks.fake_machine import FakeMachine
 from tests.unit.disks.lab import nvme
 

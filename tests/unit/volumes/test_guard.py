@@ -8,7 +8,7 @@ import time
 import pytest
 
 from agent.errors import Busy
-from agent.volumes.guard import VolumeGuard, caller_waits_until
+from agent.tasks.guard import VolumeGuard, caller_waits_until
 
 
 async def test_a_second_operation_waits_for_the_first() -> None:

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import DiskSettings, PoolSettings
+from agent.config.settings import DiskSettings, PoolSettings
 from agent.disks.health import Measures
 from agent.errors import DeadlineExceeded
 from agent.model import ConditionStatus, Disk, DiskPhase, DiskSpec, DiskStatus, Meta, Replica, TargetState, Tier
+from agent.pools.disk_records import DiskRecords
+from agent.pools.health_keeper import HealthKeeper, from_target
+from agent.pools.ledger import Ledger, Pool
+from agent.pools.pools import Pools
+from agent.pools.safeguards import Safeguards
+from agent.pools.write_caches import WriteCaches
+from agent.pools.zeroing import Zeroing
 from agent.spdk.client import Client
 from agent.spdk.nvme_controller import HealthInfo
 from agent.store.local import LocalStore, open_local
-from agent.volumes.conditions import condition
-from agent.volumes.disk_records import DiskRecords
-from agent.volumes.health_keeper import HealthKeeper, from_target
-from agent.volumes.placement import Ledger, Pool
-from agent.volumes.pools import Pools
-from agent.volumes.safeguards import Safeguards
-from agent.volumes.write_caches import WriteCaches
-from agent.volumes.zeroing import Zeroing
+from agent.volumes.rules.conditions import condition
 from tests.unit.volumes.test_conditions import VOLUME
 
 NODE = "n1"

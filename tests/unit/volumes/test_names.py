@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model import LVOL_NAME_MAX
-from agent.volumes.names import is_volume_id, serial_number, volume_id, volume_nqn, volume_of_nqn
+from agent.volumes.rules.names import is_volume_id, serial_number, volume_id, volume_nqn, volume_of_nqn
 
 
 @given(st.text())

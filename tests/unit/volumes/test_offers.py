@@ -6,7 +6,7 @@ import pytest
 
 from agent.errors import FailedPrecondition
 from agent.model import Frontend, Meta, Provisioning, StorageNode, StorageNodeStatus, Tier, Volume, VolumeSpec
-from agent.volumes.offers import require_offered, unfit
+from agent.volumes.rules.offers import require_offered, unfit
 
 
 def node(name: str, *frontends: Frontend, mode: str = "") -> StorageNode:

@@ -12,9 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agent.errors import OutOfRange, ResourceExhausted
 from agent.model import Provisioning, Tier
-from agent.volumes.placement import Capacity, Ledger, Pool, Request, choose
-from agent.volumes.space import Space, Thresholds
-from agent.volumes.topology import Requirement, Segment
+from agent.pools.ledger import Capacity, Ledger, Pool
+from agent.pools.space import Space, Thresholds
+from agent.pools.topology import Requirement, Segment
+from agent.volumes.rules.placement import Request, choose
 
 MIB = 1 << 20
 GIB = 1 << 30

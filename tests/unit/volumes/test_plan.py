@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.model import Qos
-from agent.volumes import plan as p
-from agent.volumes.actions import applied
+from agent.volumes.rules import plan as p
+from agent.volumes.target.actions import applied
 
 HERE = p.Listener("127.0.0.1", 4420)
 UUID = "5b1f0f3e-0000-4000-8000-000000000001"

@@ -9,14 +9,14 @@ from typing import Any
 
 from agent.errors import RpcError
 from agent.model import Disk, Meta, Provisioning, Snapshot, SnapshotPhase, SnapshotSpec, SnapshotStatus, Tier
+from agent.pools.disk_records import DiskRecords
+from agent.pools.ledger import Ledger, Pool
+from agent.pools.lost_disks import LostDisks
+from agent.pools.zeroing import Zeroing
 from agent.store.local import open_local
-from agent.volumes.disk_records import DiskRecords
-from agent.volumes.lineage import Lineage
-from agent.volumes.lost_disks import LostDisks
-from agent.volumes.names import snapshot_id, volume_id
-from agent.volumes.placement import Ledger, Pool
-from agent.volumes.snapshot_reconcile import SnapshotReconciler
-from agent.volumes.zeroing import Zeroing
+from agent.volumes.rules.names import snapshot_id, volume_id
+from agent.volumes.service.lineage import Lineage
+from agent.volumes.target.snapshot_reconcile import SnapshotReconciler
 
 SNAPSHOT, CLONE = snapshot_id("s"), volume_id("clone")
 

@@ -14,8 +14,9 @@ from agent.disks.binder import Binder, away
 from agent.disks.binding import Driver
 from agent.errors import RpcError, Unavailable
 from agent.model import Disk, DiskPhase, Meta
-from agent.volumes.access import Refused, kind
-from agent.volumes.userspace_disk import Recovery, UserspaceAccess
+from agent.pools.access import kind
+from agent.pools.userspace_disk import Recovery, UserspaceAccess
+from agent.pools.why import Refused
 from tests.unit.disks.test_binding import A, World
 
 

@@ -11,22 +11,24 @@ from typing import Any
 
 import pytest
 
-from agent.config import DiskSettings, PoolSettings
+from agent.config.settings import DiskSettings, PoolSettings
 from agent.disks.write_cache import NONE, OFF, ON, State, WriteCache
 from agent.errors import RpcError
 from agent.model import ConditionStatus, Disk, DiskPhase, DiskSpec, DiskStatus, Meta, Tier
+from agent.pools import write_caches
+from agent.pools.access import DiskAccess, Tell
+from agent.pools.disk_conditions import takes_new_volumes
+from agent.pools.disk_records import DiskRecords
+from agent.pools.ledger import Ledger, Pool
+from agent.pools.pools import Pools
+from agent.pools.safeguards import Safeguards
+from agent.pools.why import Refused, Why
+from agent.pools.write_cache_keeper import WriteCacheKeeper
+from agent.pools.write_caches import WriteCaches
+from agent.pools.zeroing import Zeroing
 from agent.spdk.client import Client, Rpc
 from agent.store.local import LocalStore, open_local
-from agent.volumes import write_caches
-from agent.volumes.access import DiskAccess, Refused, Tell, Why
-from agent.volumes.disk_records import DiskRecords, takes_new_volumes
-from agent.volumes.news import news
-from agent.volumes.placement import Ledger, Pool
-from agent.volumes.pools import Pools
-from agent.volumes.safeguards import Safeguards
-from agent.volumes.write_cache_keeper import WriteCacheKeeper
-from agent.volumes.write_caches import WriteCaches
-from agent.volumes.zeroing import Zeroing
+from agent.volumes.rules.news import news
 
 NODE = "n1"
 STUCK = WriteCache(State.ON, "its volatile write cache is on: it stayed on")

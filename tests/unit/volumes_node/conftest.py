@@ -27,9 +27,9 @@ from agent.model import (
     VolumeSpec,
     VolumeStatus,
 )
-from agent.volumes.frontends import LoopFrontend
-from agent.volumes.names import volume_id
-from agent.volumes.node import NodeVolumes
+from agent.volumes.attach.frontends import LoopFrontend
+from agent.volumes.attach.node import NodeVolumes
+from agent.volumes.rules.names import volume_id
 
 T = TypeVar("T")
 NODE = "node-a"

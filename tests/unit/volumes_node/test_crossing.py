@@ -9,7 +9,7 @@ import time
 import pytest
 
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound
-from agent.volumes.node import Block, Filesystem
+from agent.volumes.rules.modes import Block, Filesystem
 
 from .conftest import Machine
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.host.mount import parse
-from agent.volumes import fault
-from agent.volumes.node import Filesystem
+from agent.volumes.attach import fault
+from agent.volumes.rules.modes import Filesystem
 
 from .conftest import SIZES, Machine
 

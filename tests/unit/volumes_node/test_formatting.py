@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import AlreadyExists, Busy, CommandFailed, FailedPrecondition, Unavailable
-from agent.volumes.node import Block, Filesystem
+from agent.volumes.rules.modes import Block, Filesystem
 
 from .conftest import MIB, SIZES, Machine, have, until_done
 
@@ -151,7 +151,7 @@ AGENT = """
 import asyncio, pathlib, sys
 sys.path.insert(0, sys.argv[2])
 from conftest import SIZES, Machine
-from agent.volumes.node import Filesystem
+from agent.volumes.rules.modes import Filesystem
 machine = Machine(pathlib.Path(sys.argv[1]))
 fs_type = sys.argv[3]
 volume = machine.volume(size_bytes=SIZES[fs_type])

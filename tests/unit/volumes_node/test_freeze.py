@@ -18,7 +18,7 @@ import pytest
 from agent.errors import FailedPrecondition, Unavailable
 from agent.host import loop
 from agent.model import Volume
-from agent.volumes.node import Block, Filesystem
+from agent.volumes.rules.modes import Block, Filesystem
 
 from .conftest import SIZES, Machine, have
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.root
 AGENT = """
 import asyncio, sys
 from pathlib import Path
-from agent.volumes.freezing import Freezer
+from agent.volumes.attach.freezing import Freezer
 async def main():
     async with Freezer(Path(sys.argv[1]), float(sys.argv[4])).frozen(sys.argv[2], Path(sys.argv[3])):
         print("frozen", flush=True)

@@ -9,7 +9,7 @@ import pytest
 
 from agent.errors import OutOfRange
 from agent.host import filesystem
-from agent.volumes.node import Filesystem
+from agent.volumes.rules.modes import Filesystem
 
 from .conftest import MIB, Machine, Programs, have
 

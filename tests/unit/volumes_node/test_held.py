@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import Unavailable
 from agent.host import blkid, loop
-from agent.volumes.node import Filesystem
+from agent.volumes.rules.modes import Filesystem
 
 from .conftest import Machine
 

@@ -15,7 +15,7 @@ from agent.errors import AlreadyExists, Busy, FailedPrecondition, InvalidArgumen
 from agent.host import filesystem
 from agent.host.process import find_program
 from agent.model import AccessMode, Attachment, Volume
-from agent.volumes.node import Block, Filesystem, VolumeMode
+from agent.volumes.rules.modes import Block, Filesystem, VolumeMode
 
 from .conftest import MIB, NODE, SIZES, Machine
 
@@ -216,7 +216,7 @@ async def test_without_privileges_the_remedy_is_named(machine: Machine) -> None:
     machine.path("staging")
     script = (
         "import asyncio, pathlib, sys; sys.path.insert(0, sys.argv[2]); from conftest import Machine;"
-        "from agent.volumes.node import Filesystem; machine = Machine(pathlib.Path(sys.argv[1]));"
+        "from agent.volumes.attach.node import Filesystem; machine = Machine(pathlib.Path(sys.argv[1]));"
         "volume = machine.volume();"
         "asyncio.run(machine.node().stage(volume, machine.mounts / 'staging', Filesystem()))"
     )

@@ -12,7 +12,8 @@ import pytest
 
 from agent.errors import Busy, FailedPrecondition, NotFound, QuarryError
 from agent.model import Volume
-from agent.volumes.node import Block, Filesystem, NodeVolumes
+from agent.volumes.attach.node import NodeVolumes
+from agent.volumes.rules.modes import Block, Filesystem
 
 from .conftest import MIB, SIZES, Machine, Programs, have, until_done
 
@@ -146,7 +147,7 @@ async def test_work_dies_with_a_killed_agent_and_the_next_one_does_it(machine: M
     gate.before("mkfs.ext4")
     script = (
         "import asyncio, pathlib, sys; sys.path.insert(0, sys.argv[2]); from conftest import Machine;"
-        "from agent.volumes.node import Filesystem; machine = Machine(pathlib.Path(sys.argv[1]));"
+        "from agent.volumes.attach.node import Filesystem; machine = Machine(pathlib.Path(sys.argv[1]));"
         "asyncio.run(machine.node().stage(machine.volume(), machine.path('staging'), Filesystem()))"
     )
     argv = [sys.executable, "-c", script, str(machine.home), str(Path(__file__).parent)]

@@ -9,7 +9,7 @@ import pytest
 
 from agent.errors import AlreadyExists, QuarryError
 from agent.host.mount import Mount, table
-from agent.volumes.node import Block, Filesystem, VolumeMode
+from agent.volumes.rules.modes import Block, Filesystem, VolumeMode
 
 from .conftest import Machine, Programs
 

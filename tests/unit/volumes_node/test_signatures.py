@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import FailedPrecondition
-from agent.volumes.node import Block, Filesystem
+from agent.volumes.rules.modes import Block, Filesystem
 
 from .conftest import MIB, SIZES, Machine, have
 from .signatures import SIGNATURES

@@ -6,7 +6,7 @@ import pytest
 
 from agent.errors import AlreadyExists, FailedPrecondition, QuarryError
 from agent.host import mount_options
-from agent.volumes.node import Block, Filesystem, VolumeMode
+from agent.volumes.rules.modes import Block, Filesystem, VolumeMode
 
 from .conftest import Machine, have
 

@@ -1,0 +1,1 @@
+"""`quarry disks`: what there is, and what is done with it. `commands` has the group and its listing."""

@@ -1,0 +1,1 @@
+"""Settings: their defaults with units and reasons, where they are read from, and what is said of wrong ones."""

@@ -1,0 +1,118 @@
+"""Staging: a volume is attached, gets its filesystem if it has none, is checked, mounted and grown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from agent.errors import CommandFailed, FailedPrecondition, QuarryError, Unavailable
+from agent.host import device as devices
+from agent.host import mount, mount_options
+from agent.host.paths import CheckedPath
+from agent.model import Volume
+from agent.volumes.attach import publishing
+from agent.volumes.attach.formatting import Formatter
+from agent.volumes.attach.frontends import FrontendDriver
+from agent.volumes.attach.growth import Growth
+from agent.volumes.attach.long_work import Progress
+from agent.volumes.rules.modes import Filesystem
+
+log = logging.getLogger(__name__)
+
+_LONG_S = 1.0
+"""After work that took longer than this it is asked once more whether the device is still the volume's."""
+
+
+class Staging:
+    """One call per volume and path at a time. What fails leaves nothing attached that was not before."""
+
+    def __init__(self, formatter: Formatter, growth: Growth) -> None:
+        self._formatter = formatter
+        self._growth = growth
+
+    async def raw(self, driver: FrontendDriver, volume: Volume, path: CheckedPath) -> None:
+        """Attach the volume for raw use. AlreadyExists or FailedPrecondition while it is a filesystem."""
+        async with _attached(driver, volume) as device:
+            publishing.refuse_filesystem_use(device, path)
+            await self._formatter.forget(volume)
+
+    async def mounted(
+        self,
+        driver: FrontendDriver,
+        volume: Volume,
+        path: CheckedPath,
+        mode: Filesystem,
+        progress: Progress,
+        *,
+        readonly: bool,
+    ) -> None:
+        """Attach the volume and mount it at `path`. `readonly`: nothing at all may be written to it."""
+        async with _attached(driver, volume) as device:
+            path.make_directory()
+            small = False
+            if mount.at(path.real) is None:
+                elsewhere = sorted(str(found.target) for found in mount.uses(device))
+                if elsewhere:
+                    raise FailedPrecondition(f"volume {volume.meta.name} is in use at {', '.join(elsewhere)}")
+                found = await self._formatter.ensure(volume, device, mode, progress, readonly=readonly)
+                small = await self._growth.begin(volume, device, mode, found, progress, readonly=readonly)
+                if progress.elapsed_s > _LONG_S and await driver.find(volume) != device:
+                    raise Unavailable(f"{device} is no longer the device of volume {volume.meta.name}; repeat the call")
+            progress.doing("being mounted")
+            await _mount(volume, device, path, mode, readonly=readonly)
+            if small:
+                await self._growth.finish(volume, device, mode, path, progress)
+
+
+async def _mount(volume: Volume, device: Path, path: CheckedPath, mode: Filesystem, *, readonly: bool) -> None:
+    readonly = readonly or mount_options.is_readonly(mode.mount_flags)
+    # nouuid: a clone may be mounted beside its source.
+    own = ["ro" if readonly else "rw", *(["nouuid"] if mode.fs_type == "xfs" else [])]
+    shared = len(volume.spec.attachments) > 1
+    put = publishing.mount_shared_filesystem if shared else publishing.mount_filesystem
+    try:
+        await put(device, path, mode, own)
+    except CommandFailed as error:  # what was checked a moment ago is another now, or the kernel knows better
+        raise FailedPrecondition(
+            f"the kernel does not mount {device} as {mode.fs_type}: {error.stderr.strip()}; dmesg may say more"
+        ) from error
+
+
+@asynccontextmanager
+async def _attached(driver: FrontendDriver, volume: Volume) -> AsyncIterator[Path]:
+    """The device for the block; when the block fails and the device is new and unused, it is detached again."""
+    before = await driver.find(volume)
+    try:
+        device = await driver.attach(volume)
+        _check_size(volume, device)
+        if devices.is_readonly(device) and not mount.uses(device):  # left by a read-only raw block publication
+            await devices.set_readonly(device, False)
+        yield device
+    except QuarryError:
+        if before is None:
+            await _detach_unused(driver, volume)
+        raise
+
+
+async def _detach_unused(driver: FrontendDriver, volume: Volume) -> None:
+    """A final error must leave nothing behind; failing at that is told in the log, the first error to the caller."""
+    try:
+        device = await driver.find(volume)
+        if device is None or not mount.uses(device):
+            await driver.detach(volume.meta.name, volume)
+    except QuarryError as error:
+        log.warning("the device of volume %s is left attached: %s", volume.meta.name, error)
+
+
+def _check_size(volume: Volume, device: Path) -> None:
+    """A device smaller than the volume is not this volume, or a stale view of it: nothing is written to it."""
+    size, recorded = devices.size_bytes(device), recorded_bytes(volume)
+    if size < recorded:
+        raise FailedPrecondition(f"{device} has {size} bytes where volume {volume.meta.name} has {recorded}")
+
+
+def recorded_bytes(volume: Volume) -> int:
+    """The size that its device has at least."""
+    return max(volume.status.size_bytes, volume.spec.size_bytes)

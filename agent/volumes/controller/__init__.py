@@ -1,0 +1,1 @@
+"""What one controller knows and does of all nodes of a cluster, by the Kubernetes API alone."""
