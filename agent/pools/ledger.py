@@ -161,7 +161,8 @@ class Ledger:
         promised = self._promised.get(pool.disk, _Promised())
         if provisioning is Provisioning.THICK:
             spare = pool.free_bytes - self._thresholds.reserve_bytes(pool.size_bytes)
-            room = min(spare, pool.size_bytes - promised.thick - math.ceil(promised.thin / self._ratio))
+            ceiling = self.ceiling(pool, provisioning)
+            room = min(spare, ceiling - promised.thick - math.ceil(promised.thin / self._ratio))
         else:
             room = int((pool.size_bytes - promised.thick) * self._ratio) - promised.thin
         return max(0, room // pool.cluster_bytes * pool.cluster_bytes)
