@@ -89,6 +89,15 @@ def measure(path: Path) -> int | None:
         return None
 
 
+def inode(path: Path) -> tuple[int, int] | None:
+    """Which file is at `path`: device and inode; None when there is none. May block shortly."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def require_blank(path: Path) -> None:
     """Raise FailedPrecondition unless the file holds nothing but zeroes. Holes are not read, everything else is.
 

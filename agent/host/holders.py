@@ -41,6 +41,20 @@ def programs(file: Path) -> list[str]:
     return [_program(process) for process in _processes()[1:] if wanted in _files(process)]
 
 
+def has_lost(path: Path) -> bool:
+    """Whether a program has a file open that was at `path` and has no name any more. May block shortly."""
+    wanted = f"{path} (deleted)"
+    return any(wanted in _names(process) for process in _processes()[1:])
+
+
+def _names(process: Path) -> Iterator[str]:
+    """What a process has open, as the kernel calls it."""
+    with suppress(OSError):
+        for descriptor in (process / "fd").iterdir():
+            with suppress(OSError):
+                yield os.readlink(descriptor)  # noqa: PTH115 - text
+
+
 def _files(process: Path) -> Iterator[tuple[int, int]]:
     """Device and inode of everything that a process has open."""
     with suppress(OSError):

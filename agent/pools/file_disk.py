@@ -21,15 +21,20 @@ class FileAccess:
 
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
+        self._opened: dict[str, tuple[int, int] | None] = {}
+        """Device and inode of the file behind each bdev, as far as they were seen."""
 
     async def attach(self, disk: Disk) -> None:
-        size_bytes = await asyncio.to_thread(files.measure, Path(disk.status.path))
+        path = Path(disk.status.path)
+        size_bytes = await asyncio.to_thread(files.measure, path)
         found = await bdev.get(self._rpc, disk.bdev_name)
-        if size_bytes is None and found is not None:
+        if found is None:
+            self._opened.pop(disk.bdev_name, None)
+        elif why := await self._why_lost(disk, path, size_bytes):
             raise Refused(
                 Why.REMOVED,
-                f"{disk.status.path} was removed, and the target still has it open: all that is on it is gone when the "
-                "target starts anew. Copy what is needed from its volumes now",
+                f"{path} {why}, and the target still has it open: all that is on it is gone when the target starts "
+                "anew. Copy what is needed from its volumes now",
             )
         if size_bytes is None:
             raise Refused(Why.POOL_LOST, f"{disk.status.path} is not there: bring it back, or forget the disk")
@@ -42,8 +47,18 @@ class FileAccess:
             raise Refused(Why.SHRUNK, why)
         if found is None:
             await self._create(disk)
+            self._opened[disk.bdev_name] = await asyncio.to_thread(files.inode, path)
         elif size_bytes // disk.status.block_bytes * disk.status.block_bytes > found.size_bytes:
             await bdev.aio_rescan(self._rpc, disk.bdev_name)
+
+    async def _why_lost(self, disk: Disk, path: Path, size_bytes: int | None) -> str:
+        """Why the file at `path` is not the one that the target has open; "" when it is, as far as can be seen."""
+        if size_bytes is None:
+            return "was removed"
+        now = await asyncio.to_thread(files.inode, path)
+        if self._opened.setdefault(disk.bdev_name, now) != now or await asyncio.to_thread(holders.has_lost, path):
+            return "was replaced by another file"
+        return ""
 
     async def _create(self, disk: Disk) -> None:
         try:

@@ -153,7 +153,7 @@ class FileDiskKeeper:
     async def _look(self) -> None:
         for disk in await self._registry.restore():
             seen = await asyncio.to_thread(_look_at, Path(disk.status.path))
-            is_new = disk.meta.name not in self._seen and (seen is None or seen[2] != disk.status.size_bytes)
+            is_new = disk.meta.name not in self._seen  # it may be another file than the one that was opened
             is_to_be_tried = seen is not None and disk.status.phase in (DiskPhase.AVAILABLE, DiskPhase.MISSING)
             if is_new or is_to_be_tried or self._seen.get(disk.meta.name, seen) != seen:
                 self._work.stir(disk.meta.name)

@@ -8,6 +8,7 @@ import time
 from agent.config.settings import PoolSettings
 from agent.errors import Unavailable
 from agent.model import Condition, ConditionStatus, Disk
+from agent.pools.access import FILE, kind
 from agent.pools.disk_conditions import SPACE_LOW, being_zeroed, takes_new_volumes, why_not
 from agent.pools.ledger import Pool
 from agent.pools.space import Space, describe
@@ -25,10 +26,24 @@ def shrunk(disk: Disk, size_bytes: int) -> str:
     had = disk.status.pool.device_bytes
     if not 0 < size_bytes < had:
         return ""
+    remedy = _CUT_SHORT if kind(disk) == FILE else "Give it its size back, or restore its volumes from backups"
     return (
         f"{disk.status.path} has become smaller than its pool: {gib(size_bytes)} instead of "
-        f"{gib(had)}, so part of what its volumes hold is gone. Give it its size back, or restore its "
-        "volumes from backups"
+        f"{gib(had)}, so part of what its volumes hold is gone. {remedy}"
+    )
+
+
+_CUT_SHORT = (
+    "What was cut off a file does not come back with its size: give that back, so that no more is lost, and restore "
+    "its volumes from backups"
+)
+
+
+def was_cut_short(disk: Disk) -> str:
+    """What is said of a file that was cut short and has its size again, as long as something lies on it."""
+    return (
+        f"{disk.status.path} was cut short while it was in use: what lay there is lost, though it has its size again. "
+        "Restore its volumes from backups; this is said until the volumes and snapshots that lay on it then are deleted"
     )
 
 

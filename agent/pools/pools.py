@@ -19,6 +19,7 @@ from agent.pools import pool_size
 from agent.pools.access import FILE, LOAD_TIMEOUT_S, DiskAccess, kind
 from agent.pools.disk_conditions import (
     ATTENTION,
+    attention,
     takes_new_volumes,
     why_not,
     with_condition,
@@ -233,7 +234,11 @@ class Pools:
             if not is_zeroed:
                 disk = await self._zeroing.grown(disk)
                 info = await lvol.get_lvstore(self._rpc, disk.pool_name) or info
-        return await self._record(await self._all_is_well(disk), info, device_bytes=size_bytes)
+        if kind(disk) == FILE and attention(disk, Why.SHRUNK) and await self._living_on(disk):
+            disk = await self._tell(disk, attention_for(Why.SHRUNK, pool_size.was_cut_short(disk)))
+        else:
+            disk = await self._all_is_well(disk)
+        return await self._record(disk, info, device_bytes=size_bytes)
 
     async def _goes_on(self, disk: Disk, error: QuarryError) -> bool:
         """Whether the pool is loaded though a step of bringing it up failed: then it is served, and that is told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -76,12 +77,14 @@ async def test_one_file_by_two_names_is_refused(settings: Make, folder: Path) ->
                 pass
 
 
-async def test_a_file_that_is_removed_or_cut_while_it_is_served(settings: Make, folder: Path) -> None:
-    chosen = settings(f"{folder}/gone.img:256MiB:ssd", f"{folder}/cut.img:256MiB:hdd")
+async def test_a_file_that_is_removed_replaced_or_cut_while_it_is_served(settings: Make, folder: Path) -> None:
+    disks = [f"{folder}/gone.img:256MiB:ssd", f"{folder}/new.img:256MiB:nvme", f"{folder}/cut.img:256MiB:hdd"]
+    chosen = settings(*disks, reconcile={"audit_interval_s": 1.0})
     async with Standalone(chosen) as node, CsiClient(chosen.csi_endpoint) as csi:
         await node.wait_ready(20)
         for tier, name, why, word in (
             ("ssd", "gone.img", Why.REMOVED, "removed"),
+            ("nvme", "new.img", Why.REMOVED, "replaced by another file"),
             ("hdd", "cut.img", Why.SHRUNK, "smaller"),
         ):
             file = folder / name
@@ -89,13 +92,25 @@ async def test_a_file_that_is_removed_or_cut_while_it_is_served(settings: Make, 
             assert await abnormal(csi, volume) == ""
             if name == "gone.img":
                 file.unlink()
+            elif name == "new.img":  # a backup of it, for instance
+                shutil.copyfile(file, folder / "other.img")
+                (folder / "other.img").rename(file)
             else:
                 os.truncate(file, 128 * MIB)
             await until(chosen, file, lambda disk, why=why: attention(disk, why) is not None)  # type: ignore[misc]
             assert word in await abnormal(csi, volume)
             with pytest.raises(CallFailed):
                 await csi.create_volume(f"{tier}-2", 16 * MIB, {"tier": tier})
-        os.truncate(folder / "cut.img", 256 * MIB)
+        os.truncate(folder / "cut.img", 256 * MIB)  # what was cut off does not come back with that
+
+        def cut_short(disk: Disk) -> bool:
+            return "though it has its size again" in getattr(attention(disk, Why.SHRUNK), "message", "")
+
+        await until(chosen, folder / "cut.img", cut_short)
+        assert "is lost" in await abnormal(csi, volume)
+        with pytest.raises(CallFailed):
+            await csi.create_volume("hdd-2", 16 * MIB, {"tier": "hdd"})
+        await csi.delete_volume(volume)
         await until(chosen, folder / "cut.img", lambda disk: attention(disk, Why.SHRUNK) is None)
         assert await csi.create_volume("hdd-2", 16 * MIB, {"tier": "hdd"})
 
