@@ -191,8 +191,13 @@ async def create_subsystem(
     *,
     ana_reporting: bool = True,
     max_namespaces: int = 1,
+    dmrsl: int | None = None,
 ) -> None:
-    """Make a closed subsystem: no host may connect before `add_host`. -32603 exists or bad NQN, -32602 bad serial."""
+    """Make a closed subsystem: no host may connect before `add_host`. -32603 exists or bad NQN, -32602 bad serial.
+
+    `dmrsl`: most blocks that one discard may name. From anything but 0 Linux concludes that there are discards,
+    whatever is offered (drivers/nvme/host/core.c, nvme_config_discard).
+    """
     params = {
         "nqn": nqn,
         "serial_number": serial,
@@ -201,7 +206,7 @@ async def create_subsystem(
         "ana_reporting": ana_reporting,
         "max_namespaces": max_namespaces,
     }
-    await rpc.call("nvmf_create_subsystem", params)
+    await rpc.call("nvmf_create_subsystem", params | given(dmrsl=dmrsl))
 
 
 async def delete_subsystem(rpc: Rpc, nqn: str) -> None:

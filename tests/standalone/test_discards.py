@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agent.nvmf import initiator
+from agent.nvmf.command import Cns
 from agent.nvmf.failure import CommandError
 from agent.nvmf.identify import OptionalCommands
 from agent.nvmf.status import Status
@@ -35,6 +36,8 @@ async def test_a_discard_is_neither_offered_nor_done(machine: Machine) -> None:
         async with host_of(client, volume) as host:
             assert not host.info.optional_commands & OptionalCommands.DATASET_MANAGEMENT
             assert host.info.optional_commands & OptionalCommands.WRITE_ZEROES
+            limits = await host.admin.identify(Cns.CONTROLLER_COMMAND_SET)
+            assert limits[3:16] == bytes(13), "DMRL, DMRSL, DMSL: to Linux anything else is an offer"
             await _write(host, SECRET, AT)
             offered = host.info.optional_commands | OptionalCommands.DATASET_MANAGEMENT
             host.info = replace(host.info, optional_commands=offered)  # a host that does not ask

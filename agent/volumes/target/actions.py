@@ -40,7 +40,8 @@ async def run(rpc: Rpc, action: p.Action) -> str:
 async def _run_on_subsystem(rpc: Rpc, action: p.SubsystemAction) -> None:
     match action:
         case p.CreateSubsystem(nqn, serial):
-            await nvmf.create_subsystem(rpc, nqn, serial, MODEL_NUMBER, max_namespaces=1, ana_reporting=True)
+            # decision 0022: no discards
+            await nvmf.create_subsystem(rpc, nqn, serial, MODEL_NUMBER, max_namespaces=1, ana_reporting=True, dmrsl=0)
         case p.DeleteSubsystem(nqn):
             await nvmf.delete_subsystem(rpc, nqn)
         case p.AddNamespace(nqn, name):

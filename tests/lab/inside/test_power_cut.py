@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ async def lies_on(pod: Pod) -> str:
     return volume.spec.placement[0].disk
 
 
+async def until_zeroed(disk: str, timeout_s: float = 600) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        shown = json.loads(await quarry("disks", "show", disk, "-o", "json", *STATE))
+        zeroing = [each["message"] for each in shown["conditions"] if each["type"] == "FreeSpaceZeroed"]
+        if not zeroing:
+            return
+        assert time.monotonic() < deadline, zeroing
+        await asyncio.sleep(1)
+
+
 @pytest.mark.boot(1)
 async def test_power_is_cut(vfio: None, hugepages: None) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -61,6 +73,7 @@ async def test_power_is_cut(vfio: None, hugepages: None) -> None:
         ids = {disk["serial"]: disk["id"] for disk in by_size} | {SERIALS["b"]: bound["disks"][0]["id"]}
         for name, disk in WHERE.items():
             await quarry("disks", "claim", ids[SERIALS[disk]], "--yes", *STATE)
+            await until_zeroed(ids[SERIALS[disk]])  # until then another disk of the tier has more room
             pod = mine[name]
             await pod.start()
             assert await lies_on(pod) == ids[SERIALS[disk]], name

@@ -59,7 +59,8 @@ def make_node(vfio: None, hugepages: None) -> Iterator[MakeNode]:
 
     yield make
     for node in made:
-        print(f"--- agent log\n{node.log()[-20000:]}")
+        if node.folder.exists():
+            print(f"--- agent log\n{node.log()[-20000:]}")
         node.close()
     give_back(address)
 

@@ -106,6 +106,7 @@ CALLS: list[tuple[str, Call, Any]] = [
     ("nvmf.create_transport", lambda r: nvmf.create_transport(r, masked_oncs=[nvmf.DATASET_MANAGEMENT]), True),
     ("nvmf.get_transport", nvmf.get_transport, []),
     ("nvmf.create_subsystem", lambda r: nvmf.create_subsystem(r, NQN, "S", "M", max_namespaces=2), True),
+    ("nvmf.create_subsystem", lambda r: nvmf.create_subsystem(r, NQN, "S", "M", dmrsl=0), True),
     ("nvmf.delete_subsystem", lambda r: nvmf.delete_subsystem(r, NQN), True),
     ("nvmf.ensure_no_subsystem", lambda r: nvmf.ensure_no_subsystem(r, NQN), True),
     ("nvmf.max_subsystems", nvmf.max_subsystems, []),
