@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -18,10 +19,13 @@ from agent.host import mount_options, mounter, process
 from agent.host.paths import CheckedPath
 
 MOUNT_TIMEOUT_S = 60.0
+THAW_TIMEOUT_S = 15.0
 MOUNTINFO = Path("/proc/self/mountinfo")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _STACKED_MAX = 32
 _Value = TypeVar("_Value")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,8 @@ async def ensure_mounted(device: Path, target: CheckedPath, fs_type: str, option
     if existing is None:
         with _opened(target) as name:
             # However long it takes: the kernel replays the journal, and would have to begin that again.
-            await _run("mount", fs_type, str(device), name, *options, timeout_s=None)
+            if await _run("mount", fs_type, str(device), name, *options, timeout_s=None):
+                log.warning("the filesystem on %s had been left frozen without a mount: thawed", device)
         return
     number = devices.number(device)
     if _is_node_of(existing, number):
@@ -159,19 +164,30 @@ async def ensure_node_bound(device: Path, target: CheckedPath) -> None:
 async def ensure_unmounted(target: CheckedPath) -> None:
     """Unmount everything at exactly `target`, also mounts on top of each other; nothing there: fine.
 
-    FailedPrecondition while a process uses it.
+    A filesystem that its user has left frozen is thawed before its last mount goes. FailedPrecondition while a process
+    uses it.
     """
     for _ in range(_STACKED_MAX):
-        if at(target.real) is None:
+        if (found := at(target.real)) is None:
             return
+        which = "last" if sum(each.device == found.device for each in table()) == 1 else "other"
         with _entered(target, target.parent()) as parent:
             try:
-                await _run("unmount", f"/proc/{os.getpid()}/fd/{parent}", target.parts[-1])
+                if await _run("unmount", f"/proc/{os.getpid()}/fd/{parent}", target.parts[-1], which):
+                    log.warning("%s at %s had been left frozen: thawed before it was unmounted", found.source, target)
             except CommandFailed as error:
                 if at(target.real) is not None:
                     raise FailedPrecondition(f"{target} cannot be unmounted: {error.stderr.strip()}") from error
     if at(target.real) is not None:
         raise FailedPrecondition(f"more than {_STACKED_MAX} mounts lie on top of each other at {target}")
+
+
+async def thaw_unseen(device: Path) -> bool:
+    """Thaw a filesystem that lives on without any mount (fsfreeze(8), then unmounted); False when there is none.
+
+    It ends by that. Only for a device that is in use by nobody who is seen.
+    """
+    return await _run("thaw", str(device), "ro", "rw", timeout_s=THAW_TIMEOUT_S)
 
 
 def _opened(path: CheckedPath) -> AbstractContextManager[str]:
@@ -191,13 +207,14 @@ def _entered(path: CheckedPath, opening: AbstractContextManager[_Value]) -> Iter
         yield value
 
 
-async def _run(action: str, *arguments: str, timeout_s: float | None = MOUNT_TIMEOUT_S) -> None:
-    """CommandFailed, named as the action, with what the kernel said."""
+async def _run(action: str, *arguments: str, timeout_s: float | None = MOUNT_TIMEOUT_S) -> bool:
+    """Whether it met a frozen filesystem and thawed it. CommandFailed, named as the action, with the kernel's words."""
     argv = [sys.executable, "-I", "-S", mounter.__file__, action, *arguments]
     try:
-        await process.run(argv, timeout_s=timeout_s)
+        done = await process.run(argv, timeout_s=timeout_s)
     except CommandFailed as error:
         raise CommandFailed([action, *arguments], error.exit_code, error.stderr) from error
+    return done.stdout.strip() == mounter.THAWED
 
 
 def _is_node_of(mount: Mount, number: tuple[int, int]) -> bool:

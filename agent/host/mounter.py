@@ -1,4 +1,4 @@
-"""Mounts and unmounts, as a program of its own: `python mounter.py mount|bind|unmount ...`.
+"""Mounts and unmounts, as a program of its own: `python mounter.py mount|bind|unmount|thaw ...`.
 
 By the kernel's calls (fsopen(2), fsmount(2), open_tree(2), mount_setattr(2), move_mount(2); Linux 5.12) instead of
 mount(8): they take the place as a descriptor, so that no name is looked up once more, whatever it has come to mean
@@ -9,6 +9,7 @@ the kernel may wait for a device for ever, and a child can be killed. Nothing of
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import sys
@@ -22,6 +23,10 @@ _TREE_CLOEXEC, _TREE_CLONE = os.O_CLOEXEC, 1
 _FROM_EMPTY_PATH, _TO_EMPTY_PATH = 0x4, 0x40
 _SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6
 _UMOUNT_NOFOLLOW = 8
+_FITHAW = 0xC0045878  # linux/fs.h
+
+THAWED = "thawed"
+"""Said by whoever met a frozen filesystem, and thawed it."""
 
 # linux/mount.h: MOUNT_ATTR_...
 RDONLY, NOSUID, NODEV, NOEXEC, NODIRATIME, NOSYMFOLLOW = 0x1, 0x2, 0x4, 0x8, 0x80, 0x200000
@@ -50,20 +55,33 @@ class Failed(Exception):
 
 
 def mount(fs_type: str, device: str, target: str, options: list[str]) -> None:
-    """Mount the filesystem on `device` at the directory `target`."""
+    """Mount the filesystem on `device` at the directory `target`.
+
+    One that lived on frozen, without a mount, is thawed: nobody could write to it.
+    """
     place = os.open(target, os.O_PATH | os.O_CLOEXEC)
-    context = _call("the kernel does not know it", _FSOPEN, fs_type.encode(), _CLOEXEC)
-    attributes, own = split(options)
-    _configure(context, _SET_STRING, "source", device)
-    for option in own:
-        name, separator, value = option.partition("=")
-        if separator:
-            _configure(context, _SET_STRING, name, value.replace('"', ""))
-        else:
-            _configure(context, _SET_FLAG, name)
-    _configure(context, _CREATE)
-    mounted = _call("", _FSMOUNT, context, _CLOEXEC, attributes)
+    mounted = _mounted(fs_type, device, options)
+    _thaw(mounted, ".")
     _move(mounted, place)
+
+
+def thaw(device: str, *modes: str) -> None:
+    """Thaw the filesystem of `device` that lives on without a mount. Nothing is said when there is none, or not frozen.
+
+    It is mounted where nobody sees it, which ends with this program: as one of `modes` ("ro", "rw"), since the kernel
+    gives a filesystem that is alive to those only who want it as it is. One that has ended meanwhile is not written to:
+    the first mode is "ro", and without a replay of its journal.
+    """
+    unreplayed = {"ext4": "noload", "xfs": "norecovery", "btrfs": "rescue=nologreplay"}
+    always = {"ext4": ["errors=remount-ro"], "xfs": ["nouuid"], "btrfs": []}
+    for mode in modes:
+        for fs_type, options in always.items():
+            try:
+                mounted = _mounted(fs_type, device, [*options, mode, *([unreplayed[fs_type]] if mode == "ro" else [])])
+            except Failed:
+                continue
+            return _thaw(mounted, ".")
+    return None
 
 
 def bind(source: str, target: str, mode: str) -> None:
@@ -76,9 +94,14 @@ def bind(source: str, target: str, mode: str) -> None:
     _move(tree, place)
 
 
-def unmount(folder: str, name: str) -> None:
-    """Unmount what is mounted at `name` in `folder`, the one on top."""
+def unmount(folder: str, name: str, which: str) -> None:
+    """Unmount what is mounted at `name` in `folder`, the one on top.
+
+    `which` "last": of its filesystem, which is thawed first. Frozen it would live on, and nobody could thaw it.
+    """
     os.chdir(folder)
+    if which == "last":
+        _thaw(None, name)
     if _libc.umount2(os.fsencode(name), _UMOUNT_NOFOLLOW):
         raise Failed(os.strerror(ctypes.get_errno()))
 
@@ -95,6 +118,39 @@ def split(options: Sequence[str]) -> tuple[int, list[str]]:
         elif option not in _IGNORED and not option.startswith(("x-", "comment=")):
             own.append(option)
     return (attributes | RDONLY, [*own, "ro"]) if read_only else (attributes, own)
+
+
+def _mounted(fs_type: str, device: str, options: list[str]) -> int:
+    """A mount that is nowhere yet: it goes when its descriptor does."""
+    context = _call("the kernel does not know it", _FSOPEN, fs_type.encode(), _CLOEXEC)
+    try:
+        attributes, own = split(options)
+        _configure(context, _SET_STRING, "source", device)
+        for option in own:
+            name, separator, value = option.partition("=")
+            if separator:
+                _configure(context, _SET_STRING, name, value.replace('"', ""))
+            else:
+                _configure(context, _SET_FLAG, name)
+        _configure(context, _CREATE)
+        return _call("", _FSMOUNT, context, _CLOEXEC, attributes)
+    finally:
+        os.close(context)
+
+
+def _thaw(folder: int | None, name: str) -> None:
+    """Thaw the filesystem of a directory, and say so when it was frozen."""
+    try:
+        root = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except OSError:  # a device node, or a filesystem that has shut down
+        return
+    try:
+        fcntl.ioctl(root, _FITHAW, 0)
+        sys.stdout.write(f"{THAWED}\n")
+    except OSError:  # EINVAL: not frozen. What cannot be thawed is unmounted all the same
+        pass
+    finally:
+        os.close(root)
 
 
 def _configure(context: int, command: int, name: str = "", value: str = "") -> None:
@@ -143,6 +199,8 @@ if __name__ == "__main__":
             mount(rest[0], rest[1], rest[2], rest[3:])
         elif action == "bind":
             bind(*rest)
+        elif action == "thaw":
+            thaw(*rest)
         else:
             unmount(*rest)
     except Failed as failure:

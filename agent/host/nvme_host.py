@@ -119,6 +119,11 @@ class NvmeHost:
                 return self._dev / namespace.name
         return None
 
+    def first(self, nqn: str) -> Path | None:
+        """The block device of a subsystem that has one namespace, whatever its UUID; None when there is none."""
+        found = [self._dev / each.name for each in self.namespaces(nqn)]
+        return next((each for each in found if each.exists()), None)
+
     def size_bytes(self, nqn: str, namespace_uuid: str) -> int:
         """Size that the kernel knows, 0 when it does not know the namespace."""
         return next((found.size_bytes for found in self.namespaces(nqn) if found.uuid == namespace_uuid.lower()), 0)

@@ -37,6 +37,10 @@ class FrontendDriver(Protocol):
         """The device when it is attached here."""
         ...
 
+    async def left(self, volume_id: str) -> Path | None:
+        """The device by what this machine knows alone, for a volume whose record or data may be gone."""
+        ...
+
     async def rescan(self, volume: Volume, device: Path) -> None:
         """Make the kernel notice a changed size."""
         ...
@@ -79,6 +83,9 @@ class NvmeTcpFrontend:
         # The replica may be away (target restarting); its device is found all the same.
         uuids = [replica.lvol_uuid for replica in volume.status.replicas if replica.lvol_uuid]
         return self._host.find(volume_nqn(volume.meta.name), uuids[0]) if len(uuids) == 1 else None
+
+    async def left(self, volume_id: str) -> Path | None:
+        return self._host.first(volume_nqn(volume_id)) if is_volume_id(volume_id) else None
 
     async def rescan(self, volume: Volume, device: Path) -> None:
         await self._host.rescan(volume_nqn(volume.meta.name))
@@ -141,6 +148,12 @@ class LoopFrontend:
     async def find(self, volume: Volume) -> Path | None:
         file = self._noted(volume.meta.name)
         return await loop.find(file) if file is not None else None
+
+    async def left(self, volume_id: str) -> Path | None:
+        file = self._noted(volume_id)
+        if file is None:
+            return None
+        return await loop.find(file) or next(iter(await loop.find_leftovers(file)), None)
 
     async def rescan(self, volume: Volume, device: Path) -> None:
         await loop.rescan(device)

@@ -7,10 +7,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from agent.errors import QuarryError
+from agent.errors import Busy, QuarryError
 from agent.host import mount
 from agent.model import Frontend, Volume
 from agent.tasks.guard import VolumeGuard
+from agent.volumes.attach import held
 from agent.volumes.attach.formatting import Formatter
 from agent.volumes.attach.freezing import Freezer
 from agent.volumes.attach.frontends import FrontendDriver
@@ -59,9 +60,7 @@ class Leftovers:
                 volume = by_name.get(name)
                 try:
                     async with self._guard.hold(name):
-                        device = await driver.find(volume) if volume else None
-                        if device is None or not mount.uses(device):
-                            await driver.detach(name, volume)
+                        if await self._released(driver, name, volume):
                             released.append(name)
                 except QuarryError as error:
                     log.warning("the device of volume %s is left attached: %s", name, error)
@@ -70,3 +69,17 @@ class Leftovers:
         except QuarryError as error:
             log.warning("notes of deleted volumes stay: %s", error)
         return sorted(released)
+
+    async def _released(self, driver: FrontendDriver, name: str, volume: Volume | None) -> bool:
+        """Detached; False while it is mounted."""
+        device = (await driver.find(volume) if volume else None) or await driver.left(name)
+        if device is not None and mount.uses(device):
+            return False
+        try:
+            await driver.detach(name, volume)
+        except Busy:
+            # A loop device that a filesystem has which no mount shows. Elsewhere detaching ends what waits: not asked.
+            if device is None or not await held.thawed(name, device):
+                raise
+            await driver.detach(name, volume)
+        return True

@@ -15,8 +15,8 @@ from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from agent.errors import Busy, FailedPrecondition, NotFound, QuarryError, Unavailable
-from agent.host import blkid, filesystem, holders, mount, mount_options
 from agent.host import device as devices
+from agent.host import filesystem, mount, mount_options
 from agent.host.paths import CheckedPath, check_path
 from agent.model import AccessMode, Attachment, Frontend, Volume, filesystems
 from agent.tasks.guard import VolumeGuard
@@ -27,6 +27,7 @@ from agent.volumes.attach.frontends import FrontendDriver
 from agent.volumes.attach.growth import Growth
 from agent.volumes.attach.leftovers import Leftovers
 from agent.volumes.attach.long_work import LongWork, Progress
+from agent.volumes.attach.removal import Removal
 from agent.volumes.attach.staging import Staging, recorded_bytes
 from agent.volumes.rules.modes import Block, Filesystem, VolumeMode
 from agent.volumes.rules.volume_stats import VolumeStats
@@ -63,6 +64,7 @@ class NodeVolumes:
         self._growth = Growth()
         formatter = Formatter(state_dir / "formatting")
         self._staging = Staging(formatter, self._growth)
+        self._removal = Removal(self._frontends, self._freezer)
         self._leftovers = Leftovers(self._frontends, formatter, self._freezer, self._guard)
 
     async def stage(self, volume: Volume, staging_path: Path, mode: VolumeMode, *, readonly: bool = False) -> None:
@@ -93,32 +95,17 @@ class NodeVolumes:
         """Unmount and detach. Never staged, or volume unknown: fine. FailedPrecondition while still published.
 
         Busy while it is formatted or checked, which goes on, unless the volume was deleted or taken from this node.
-        Unavailable while a filesystem is still being written back: detaching would lose what was written last.
+        Unavailable while a filesystem is still being written back: detaching would lose what was written last. One that
+        its user has left frozen is thawed.
         """
         path = check_path("staging_target_path", staging_path, self._roots)
-        if volume is None or _attachment_of(volume, self._node_name) is None:
+        published = volume is not None and _attachment_of(volume, self._node_name) is not None
+        if not published:
             await self._work.end(volume_id)
+        if volume is not None:
+            self._driver(volume)  # refused when there is none
         async with self._hold(volume_id, path):
-            staged = mount.at(path.real)
-            device = await self._driver(volume).find(volume) if volume is not None else None
-            if staged is not None or device is not None:
-                devices.require_admin()
-            in_use = mount.uses(device) if device else mount.uses_of(staged.device) if staged else []
-            elsewhere = [str(found.target) for found in in_use if found.target != path.real]
-            if elsewhere:
-                raise FailedPrecondition(f"volume {volume_id} is still in use at {', '.join(sorted(elsewhere))}")
-            drivers = [self._driver(volume)] if volume is not None else list(self._frontends.values())
-            if volume is None or _attachment_of(volume, self._node_name) is None:
-                # Unpublished first (a forced detach): what was not written yet never will be, so nothing waits for it.
-                for driver in drivers:
-                    await driver.abandon(volume_id)
-            await self._freezer.thaw(volume_id)
-            await mount.ensure_unmounted(path)
-            if device is not None and device.exists() and await blkid.is_held(device):
-                raise Unavailable(await _who_has(volume_id, device))
-            for driver in drivers:
-                await driver.detach(volume_id, volume)
-            await self._freezer.forget(volume_id)
+            await self._removal.unstage(volume_id, volume, path, published=published)
             self._growth.forget(volume_id)
             await self._work.end(volume_id)  # none goes on now, but the result of one may be left
 
@@ -306,13 +293,6 @@ class NodeVolumes:
         if found is None:
             raise FailedPrecondition(f"volume {volume.meta.name} is not published to node {self._node_name}")
         return found
-
-
-async def _who_has(volume_id: str, device: Path) -> str:
-    """Why a device that no mount shows cannot be detached, with the remedy where somebody has it."""
-    if told := await asyncio.to_thread(holders.describe, device):
-        return f"volume {volume_id}: {told}; then repeat the call"
-    return f"volume {volume_id} is still being written back; repeat the call"
 
 
 async def _wait_for_size(device: Path, at_least: int) -> int:

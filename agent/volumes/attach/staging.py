@@ -10,9 +10,10 @@ from pathlib import Path
 from agent.errors import CommandFailed, FailedPrecondition, QuarryError, Unavailable
 from agent.host import device as devices
 from agent.host import mount, mount_options
+from agent.host.blkid import Content
 from agent.host.paths import CheckedPath
 from agent.model import Volume
-from agent.volumes.attach import publishing
+from agent.volumes.attach import held, publishing
 from agent.volumes.attach.formatting import Formatter
 from agent.volumes.attach.frontends import FrontendDriver
 from agent.volumes.attach.growth import Growth
@@ -56,7 +57,7 @@ class Staging:
                 elsewhere = sorted(str(found.target) for found in mount.uses(device))
                 if elsewhere:
                     raise FailedPrecondition(f"volume {volume.meta.name} is in use at {', '.join(elsewhere)}")
-                found = await self._formatter.ensure(volume, device, mode, progress, readonly=readonly)
+                found = await self._ready(volume, device, mode, progress, readonly=readonly)
                 small = await self._growth.begin(volume, device, mode, found, progress, readonly=readonly)
                 if progress.elapsed_s > _LONG_S and await driver.find(volume) != device:
                     raise Unavailable(f"{device} is no longer the device of volume {volume.meta.name}; repeat the call")
@@ -64,6 +65,19 @@ class Staging:
             await _mount(volume, device, path, mode, readonly=readonly)
             if small:
                 await self._growth.finish(volume, device, mode, path, progress)
+
+    async def _ready(
+        self, volume: Volume, device: Path, mode: Filesystem, progress: Progress, *, readonly: bool
+    ) -> Content:
+        """Formatted and checked. Returns what was found."""
+        try:
+            return await self._formatter.ensure(volume, device, mode, progress, readonly=readonly)
+        except Unavailable:
+            # Somebody has the device: its own filesystem, perhaps, frozen when its last mount was taken away.
+            if not await held.thawed(volume.meta.name, device):
+                raise
+            await held.ensure_free(volume.meta.name, device)
+        return await self._formatter.ensure(volume, device, mode, progress, readonly=readonly)
 
 
 async def _mount(volume: Volume, device: Path, path: CheckedPath, mode: Filesystem, *, readonly: bool) -> None:

@@ -104,6 +104,10 @@ class UblkFrontend:
         noted = self._noted(volume.meta.name)
         return ublk.path(noted.id) if noted is not None and noted.usable else None
 
+    async def left(self, volume_id: str) -> Path | None:
+        noted = self._noted(volume_id)
+        return ublk.path(noted.id) if noted is not None and noted.usable else None
+
     async def rescan(self, volume: Volume, device: Path) -> None:
         if devices.size_bytes(device) < max(volume.status.size_bytes, volume.spec.size_bytes):
             raise FailedPrecondition(
