@@ -100,8 +100,11 @@ def test_writes_its_node_and_its_disks(cluster: Installation, node: Client) -> N
     cluster.admin("DELETE", f"{QUARRY}/disks/new")
     assert node("POST", f"{QUARRY}/disks", resource("Disk", "new")).code == 201
     assert node("PATCH", f"{QUARRY}/disks/new/status", {"status": {"node": "a", "phase": "Available"}}).code == 200
-    assert node("PATCH", f"{QUARRY}/disks/new", {"spec": {"claimed": True}}).code == 200
     assert node("DELETE", f"{QUARRY}/disks/new").code == 200
+    assert node("POST", f"{QUARRY}/disks", resource("Disk", "new")).code == 201
+    assert node("PATCH", f"{QUARRY}/disks/new/status", {"status": {"node": "a", "phase": "Available"}}).code == 200
+    assert node("PATCH", f"{QUARRY}/disks/new", {"spec": {"claimed": True}}).code == 200
+    assert cluster.admin("DELETE", f"{QUARRY}/disks/new").code == 200
 
 
 def test_a_file_as_a_disk_is_made_claimed(cluster: Installation, node: Client) -> None:
@@ -176,6 +179,22 @@ def test_a_lost_disk_is_not_released_or_forgotten_for_its_node(cluster: Installa
     cluster.store(_disk("away", "b", "Missing"))
     assert node("PATCH", f"{QUARRY}/disks/away", {"spec": {"claimed": False}}).code == FORBIDDEN
     assert node("DELETE", f"{QUARRY}/disks/away").code == FORBIDDEN
+
+
+def test_a_disk_that_was_taken_over_is_not_given_up(cluster: Installation, node: Client) -> None:
+    """One that another node misses may be here; whoever says so cannot then give up what lies on it."""
+    pool = {"uuid": "8f2c6a52-0000-4000-8000-000000000001"}
+    cluster.store(resource("Disk", "taken", {"claimed": True}, {"node": "b", "phase": "Missing", "pool": pool}))
+    assert node("PATCH", f"{QUARRY}/disks/taken/status", {"status": {"node": "a", "phase": "Ready"}}).code == 200
+    for patch in ({"spec": {"claimed": False}}, {"spec": {"claimed": None}}):
+        answer = node("PATCH", f"{QUARRY}/disks/taken", patch)
+        assert answer.code == FORBIDDEN and "release" in answer.message, answer.message
+    for pool_now in ({"uuid": ""}, {"uuid": "other"}, None):
+        answer = node("PATCH", f"{QUARRY}/disks/taken/status", {"status": {"pool": pool_now}})
+        assert answer.code == FORBIDDEN and "keeps its pool" in answer.message, answer.message
+    answer = node("DELETE", f"{QUARRY}/disks/taken")
+    assert answer.code == FORBIDDEN and "gives up" in answer.message
+    assert cluster.admin("DELETE", f"{QUARRY}/disks/taken").code == 200
 
 
 def test_a_disk_that_nobody_has_reported_is_not_claimed_in_advance(node: Client) -> None:

@@ -15,9 +15,15 @@ from agent.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound
 from agent.model import (
     AccessMode,
     Attachment,
+    Meta,
     Replica,
+    Snapshot,
+    SnapshotPhase,
+    SnapshotSpec,
+    SnapshotStatus,
     Tier,
     Volume,
+    VolumePhase,
 )
 from agent.store.kubernetes.store import KubernetesStore, open_kubernetes
 
@@ -69,9 +75,24 @@ async def test_what_a_controller_changes(store: KubernetesStore) -> None:
     with pytest.raises(InvalidArgument, match="never shrinks"):
         await store.update(resized(grown, 1 << 29))
     a = await store.update(resized(grown, 1 << 30))
-    for placement in ((Replica("r0", "b", "d"),), (), (Replica("r0", "c", "d3"),)):
+    a = await store.update(replace(a, status=replace(a.status, phase=VolumePhase.READY)))
+    a = await store.update(replace(a, spec=replace(a.spec, placement=(Replica("r0", "b", "d"),))))
+    with pytest.raises(InvalidArgument, match="keeps its place"):
+        await store.update(replace(a, spec=replace(a.spec, placement=())))
+    a = await store.update(replace(a, status=replace(a.status, phase=VolumePhase.FAILED)))
+    for placement in ((), (Replica("r0", "c", "d3"),)):
         a = await store.update(replace(a, spec=replace(a.spec, placement=placement)))
         assert a.spec.placement == placement
+
+
+@pytest.mark.apiserver("schemas")
+async def test_a_snapshot_with_its_data_keeps_its_place(store: KubernetesStore) -> None:
+    spec = SnapshotSpec("s", "vol-a", "a", "d")
+    a = await store.create(Snapshot(Meta("snap-a"), spec, SnapshotStatus(SnapshotPhase.READY)))
+    with pytest.raises(InvalidArgument, match="keeps its place"):
+        await store.update(replace(a, spec=replace(spec, node="")))
+    a = await store.update(replace(a, status=replace(a.status, phase=SnapshotPhase.FAILED)))
+    assert (await store.update(replace(a, spec=replace(a.spec, node="")))).spec.node == ""
 
 
 INVALID = {

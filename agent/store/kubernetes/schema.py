@@ -20,6 +20,7 @@ from agent.model import (
     Replica,
     ReplicaStatus,
     Resource,
+    Snapshot,
     SnapshotGroupSpec,
     SnapshotSpec,
     Volume,
@@ -74,7 +75,25 @@ _NEVER_SHRINKS = {
     "message": "sizeBytes: a volume never shrinks",
 }
 
-_RESOURCE_RULES: Mapping[type[Any], list[Json]] = {Volume: [_NEVER_SHRINKS]}
+_GIVEN_UP = "(!has(self.status) || !has(self.status.phase) || self.status.phase in ['Pending', 'Failed', 'Deleting'])"
+"""Nothing is there that could be stranded: it was never made, or its data were declared lost before."""
+
+_KEEPS_ITS_PLACE = {
+    "rule": "!has(oldSelf.spec.placement) || oldSelf.spec.placement.size() == 0 ||"
+    f" (has(self.spec.placement) && self.spec.placement.size() > 0) || {_GIVEN_UP}",
+    "message": "placement: a volume that has its data keeps its place; forget the node or the disk that is lost",
+}
+
+_KEEPS_ITS_NODE = {
+    "rule": "!has(oldSelf.spec.node) || oldSelf.spec.node == '' ||"
+    f" (has(self.spec.node) && self.spec.node != '') || {_GIVEN_UP}",
+    "message": "node: a snapshot that has its data keeps its place; forget the node or the disk that is lost",
+}
+
+_RESOURCE_RULES: Mapping[type[Any], list[Json]] = {
+    Volume: [_NEVER_SHRINKS, _KEEPS_ITS_PLACE],
+    Snapshot: [_KEEPS_ITS_NODE],
+}
 """Rules about spec and status together."""
 
 _RULES: Mapping[type[Any], list[Json]] = {
