@@ -29,6 +29,12 @@ def exists(number: tuple[int, int]) -> bool:
     return Path(f"/sys/dev/block/{number[0]}:{number[1]}").exists()
 
 
+def by_number(number: tuple[int, int]) -> Path | None:
+    """The device of this major and minor number; None when the kernel has none (any more)."""
+    folder = Path(f"/sys/dev/block/{number[0]}:{number[1]}")
+    return Path("/dev") / folder.resolve().name.replace("!", "/") if folder.exists() else None
+
+
 def size_bytes(device: Path) -> int:
     """Size from sysfs rather than by BLKGETSIZE64: opening a device may wait for I/O to a target that is away."""
     major, minor = number(device)

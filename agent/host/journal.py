@@ -22,8 +22,10 @@ class Journal:
     A key comes from callers, so anything that is no plain name is simply absent; writing under it is a ValueError.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        """`durable` False: for what means nothing once the machine has restarted; survives `kill -9` only."""
         self._directory = directory
+        self._durable = durable
 
     def read(self, key: str) -> dict[str, str] | None:
         if not _KEY.fullmatch(key):
@@ -51,7 +53,8 @@ class Journal:
         with draft.open("w") as file:
             json.dump(note, file)
             file.flush()
-            os.fsync(file.fileno())
+            if self._durable:
+                os.fsync(file.fileno())
         draft.replace(self._file(key))
         self._sync_directory()
 
@@ -80,6 +83,8 @@ class Journal:
         return self._directory / f"{key}.json"
 
     def _sync_directory(self) -> None:
+        if not self._durable:
+            return
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)

@@ -76,6 +76,11 @@ async def find(file: Path) -> Path | None:
     return next((device.path for device in await devices() if device.whole and device.identity == wanted), None)
 
 
+def is_of(device: LoopDevice, file: Path) -> bool:
+    """Whether it shows this file, or the one that was there before that was deleted."""
+    return device.identity == _identity(file) if not device.deleted else device.file == _real(file)
+
+
 async def find_leftovers(file: Path) -> list[Path]:
     """Devices attached under this path whose file has been deleted or replaced since."""
     current = await find(file)

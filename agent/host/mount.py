@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,8 +161,10 @@ async def ensure_node_bound(device: Path, target: CheckedPath) -> None:
         raise FailedPrecondition(f"{target} is in use: {existing.source}{existing.root} is mounted there")
 
 
-async def ensure_unmounted(target: CheckedPath) -> None:
+async def ensure_unmounted(target: CheckedPath, check: Callable[[Mount], Awaitable[None]] | None = None) -> None:
     """Unmount everything at exactly `target`, also mounts on top of each other; nothing there: fine.
+
+    `check` is asked before each, and raises when it is to stay.
 
     A filesystem that its user has left frozen is thawed before its last mount goes. FailedPrecondition while a process
     uses it.
@@ -170,6 +172,8 @@ async def ensure_unmounted(target: CheckedPath) -> None:
     for _ in range(_STACKED_MAX):
         if (found := at(target.real)) is None:
             return
+        if check is not None:
+            await check(found)
         which = "last" if sum(each.device == found.device for each in table()) == 1 else "other"
         with _entered(target, target.parent()) as parent:
             try:
@@ -217,15 +221,20 @@ async def _run(action: str, *arguments: str, timeout_s: float | None = MOUNT_TIM
     return done.stdout.strip() == mounter.THAWED
 
 
-def _is_node_of(mount: Mount, number: tuple[int, int]) -> bool:
+def node_number(mount: Mount) -> tuple[int, int] | None:
+    """The number of the device whose node this mount shows; None when it shows something else."""
     # Device nodes live in a devtmpfs or tmpfs; asking only those keeps us from touching a filesystem that hangs.
     if mount.fs_type not in ("devtmpfs", "tmpfs") or mount.root == "/":
-        return False
+        return None
     try:
         found = os.lstat(mount.target)
     except OSError:
-        return False
-    return stat.S_ISBLK(found.st_mode) and (os.major(found.st_rdev), os.minor(found.st_rdev)) == number
+        return None
+    return (os.major(found.st_rdev), os.minor(found.st_rdev)) if stat.S_ISBLK(found.st_mode) else None
+
+
+def _is_node_of(mount: Mount, number: tuple[int, int]) -> bool:
+    return node_number(mount) == number
 
 
 def _on_block_device(mount: Mount) -> Mount:

@@ -27,6 +27,7 @@ CONNECT_TIMEOUT_S = 30.0
 DEVICE_TIMEOUT_S = 20.0
 _POLL_S = 0.02
 _CONTROLLER = re.compile(r"nvme\d+")
+_SUBSYSTEM = re.compile(r"nvme-subsys\d+")
 _NAMESPACE = re.compile(r"nvme\d+n\d+")
 _HOST_NQN_UUID = re.compile(r"nqn\.2014-08\.org\.nvmexpress:uuid:([0-9a-fA-F-]{36})")
 
@@ -100,7 +101,7 @@ class NvmeHost:
         """The namespaces of a subsystem that have a block device."""
         parents = [
             directory
-            for directory in _directories(self._sysfs / "class/nvme-subsystem", re.compile(r"nvme-subsys\d+"))
+            for directory in _directories(self._sysfs / "class/nvme-subsystem", _SUBSYSTEM)
             if _read(directory / "subsysnqn") == nqn
         ]
         parents += [self._sysfs / "class/nvme" / controller.name for controller in self.controllers(nqn)]
@@ -118,6 +119,14 @@ class NvmeHost:
             if namespace.uuid == namespace_uuid.lower() and (self._dev / namespace.name).exists():
                 return self._dev / namespace.name
         return None
+
+    def subsystem_of(self, namespace: str) -> str:
+        """The NQN of the subsystem that a block device ("nvme0n1") belongs to; "" when there is none."""
+        for kind, name in (("nvme-subsystem", _SUBSYSTEM), ("nvme", _CONTROLLER)):
+            for directory in _directories(self._sysfs / "class" / kind, name):
+                if (directory / namespace).exists():
+                    return _read(directory / "subsysnqn")
+        return ""
 
     def first(self, nqn: str) -> Path | None:
         """The block device of a subsystem that has one namespace, whatever its UUID; None when there is none."""

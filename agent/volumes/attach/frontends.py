@@ -41,6 +41,13 @@ class FrontendDriver(Protocol):
         """The device by what this machine knows alone, for a volume whose record or data may be gone."""
         ...
 
+    async def whose(self, device: Path, likely: str) -> str | None:
+        """The id of the volume whose device this is, or was; `likely` is tried first.
+
+        "": one that may be ours, though nothing tells any more whose. None: none of ours.
+        """
+        ...
+
     async def rescan(self, volume: Volume, device: Path) -> None:
         """Make the kernel notice a changed size."""
         ...
@@ -86,6 +93,10 @@ class NvmeTcpFrontend:
 
     async def left(self, volume_id: str) -> Path | None:
         return self._host.first(volume_nqn(volume_id)) if is_volume_id(volume_id) else None
+
+    async def whose(self, device: Path, likely: str) -> str | None:
+        nqn = self._host.subsystem_of(device.name)
+        return volume_of_nqn(nqn) or None if nqn else None
 
     async def rescan(self, volume: Volume, device: Path) -> None:
         await self._host.rescan(volume_nqn(volume.meta.name))
@@ -154,6 +165,20 @@ class LoopFrontend:
         if file is None:
             return None
         return await loop.find(file) or next(iter(await loop.find_leftovers(file)), None)
+
+    async def whose(self, device: Path, likely: str) -> str | None:
+        if not device.name.startswith("loop"):
+            return None
+        found = next((each for each in await loop.devices() if each.path == device), None)
+        if found is None:
+            return ""  # detached by somebody else
+        for name in (likely, *self._notes.keys()):
+            if (file := self._noted(name)) is not None and loop.is_of(found, file):
+                return name
+        with suppress(NotFound, Unavailable):  # its note is lost
+            if (local := await self._local_path(likely)) is not None and loop.is_of(found, local):
+                return likely
+        return "" if found.deleted else None
 
     async def rescan(self, volume: Volume, device: Path) -> None:
         await loop.rescan(device)

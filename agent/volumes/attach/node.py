@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-from agent.errors import Busy, FailedPrecondition, NotFound, QuarryError, Unavailable
+from agent.errors import Busy, FailedPrecondition, InvalidArgument, NotFound, QuarryError, Unavailable
 from agent.host import device as devices
 from agent.host import filesystem, mount, mount_options
 from agent.host.paths import CheckedPath, check_path
@@ -27,6 +27,7 @@ from agent.volumes.attach.frontends import FrontendDriver
 from agent.volumes.attach.growth import Growth
 from agent.volumes.attach.leftovers import Leftovers
 from agent.volumes.attach.long_work import LongWork, Progress
+from agent.volumes.attach.places import Places, Use
 from agent.volumes.attach.removal import Removal
 from agent.volumes.attach.staging import Staging, recorded_bytes
 from agent.volumes.rules.modes import Block, Filesystem, VolumeMode
@@ -63,8 +64,9 @@ class NodeVolumes:
         self._freezer = Freezer(state_dir / "frozen", freeze_timeout_s)
         self._growth = Growth()
         formatter = Formatter(state_dir / "formatting")
-        self._staging = Staging(formatter, self._growth)
-        self._removal = Removal(self._frontends, self._freezer)
+        self._places = Places(state_dir / "places", frontends.values())
+        self._staging = Staging(formatter, self._growth, self._places)
+        self._removal = Removal(self._frontends, self._freezer, self._places)
         self._leftovers = Leftovers(self._frontends, formatter, self._freezer, self._guard)
 
     async def stage(self, volume: Volume, staging_path: Path, mode: VolumeMode, *, readonly: bool = False) -> None:
@@ -120,6 +122,8 @@ class NodeVolumes:
         attachment = self._attachment(volume)
         staging = check_path("staging_target_path", staging_path, self._roots)
         target = check_path("target_path", target_path, self._roots)
+        if target.real == staging.real:
+            raise InvalidArgument("target_path", "is where the volume is staged", "publish it at a path of its own")
         devices.require_admin()
         flags = mode.mount_flags if isinstance(mode, Filesystem) else ()
         readonly = readonly or attachment.readonly or mount_options.is_readonly(flags)
@@ -129,6 +133,8 @@ class NodeVolumes:
                 raise FailedPrecondition(f"volume {volume.meta.name} is not staged on this node")
             if attachment.access_mode is AccessMode.RWOP:
                 publishing.refuse_second_target(device, staging, target)
+            if mount.at(target.real) is None:
+                await self._places.note(target, volume.meta.name, Use.PUBLISHED)
             try:
                 if isinstance(mode, Block):
                     await publishing.bind_block(device, target, readonly=readonly)
@@ -139,16 +145,14 @@ class NodeVolumes:
                 raise
 
     async def unpublish(self, volume_id: str, target_path: Path) -> None:
-        """Unmount and remove `target_path`. Not there: fine. FailedPrecondition while a process uses it."""
+        """Unmount and remove `target_path`. Not there: fine.
+
+        FailedPrecondition while a process uses it, or when what is mounted there is not what `publish` of this volume
+        put there: that stays.
+        """
         target = check_path("target_path", target_path, self._roots)
         async with self._hold(volume_id, target):
-            if mount.at(target.real) is not None:
-                devices.require_admin()
-                await mount.ensure_unmounted(target)
-            try:
-                target.remove()
-            except OSError as error:
-                raise FailedPrecondition(f"{target} cannot be removed: {error.strerror}") from error
+            await self._removal.unpublish(volume_id, target)
 
     async def expand(self, volume: Volume, path: Path) -> int:
         """Let the device and the filesystem on it grow to the volume's size, in use; returns the device's bytes.
@@ -240,6 +244,7 @@ class NodeVolumes:
         `volumes`: all that exist; notes of others go too. Returns the ids. What is still mounted stays: its data may
         not be written yet.
         """
+        await self._places.forget_old()
         wanted = {volume.meta.name for volume in volumes if _attachment_of(volume, self._node_name)}
         return await self._leftovers.release(volumes, wanted)
 

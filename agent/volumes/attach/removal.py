@@ -12,24 +12,48 @@ from agent.model import Frontend, Volume
 from agent.volumes.attach import held
 from agent.volumes.attach.freezing import Freezer
 from agent.volumes.attach.frontends import FrontendDriver
+from agent.volumes.attach.places import Places, Use
 
 
 class Removal:
     """Callers let one operation at a volume, and at a path, at a time."""
 
-    def __init__(self, frontends: Mapping[Frontend, FrontendDriver], freezer: Freezer) -> None:
+    def __init__(self, frontends: Mapping[Frontend, FrontendDriver], freezer: Freezer, places: Places) -> None:
         self._frontends = frontends
         self._freezer = freezer
+        self._places = places
+
+    async def unpublish(self, volume_id: str, path: CheckedPath) -> None:
+        """Unmount and remove. FailedPrecondition while a process uses it, or when it is not this volume's."""
+
+        async def own(found: mount.Mount) -> None:
+            await self._places.require_own(path, found, volume_id, Use.PUBLISHED)
+
+        if mount.at(path.real) is not None:
+            devices.require_admin()
+            await mount.ensure_unmounted(path, own)
+        try:
+            path.remove()
+        except OSError as error:
+            raise FailedPrecondition(f"{path} cannot be removed: {error.strerror}") from error
+        await self._places.forget(path)
 
     async def unstage(self, volume_id: str, volume: Volume | None, path: CheckedPath, *, published: bool) -> None:
         """Unmount and detach. `volume`: None when its record is gone; `published`: to this node, still.
 
-        FailedPrecondition while it is in use at another path; Unavailable while somebody has its device.
+        FailedPrecondition while it is in use at another path, or `path` by something else; Unavailable while somebody
+        has its device.
         """
         drivers = list(self._frontends.values())
         if volume is not None:
             drivers = [each for frontend, each in self._frontends.items() if frontend is volume.spec.frontend]
         staged = mount.at(path.real)
+
+        async def own(found: mount.Mount) -> None:
+            await self._places.require_own(path, found, volume_id, Use.STAGED)
+
+        if staged is not None:
+            await own(staged)
         found = [await each.find(volume) if volume is not None else None for each in drivers]
         found += [await each.left(volume_id) for each, known in zip(drivers, list(found), strict=True) if known is None]
         attached = [each for each in found if each is not None]
@@ -46,7 +70,8 @@ class Removal:
             for driver in drivers:
                 await driver.abandon(volume_id)
         await self._freezer.thaw(volume_id)
-        await mount.ensure_unmounted(path)
+        await mount.ensure_unmounted(path, own)
+        await self._places.forget(path)
         for device in attached:
             await held.ensure_free(volume_id, device)
         for driver in drivers:

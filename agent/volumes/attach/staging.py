@@ -18,6 +18,7 @@ from agent.volumes.attach.formatting import Formatter
 from agent.volumes.attach.frontends import FrontendDriver
 from agent.volumes.attach.growth import Growth
 from agent.volumes.attach.long_work import Progress
+from agent.volumes.attach.places import Places, Use
 from agent.volumes.rules.modes import Filesystem
 
 log = logging.getLogger(__name__)
@@ -29,9 +30,10 @@ _LONG_S = 1.0
 class Staging:
     """One call per volume and path at a time. What fails leaves nothing attached that was not before."""
 
-    def __init__(self, formatter: Formatter, growth: Growth) -> None:
+    def __init__(self, formatter: Formatter, growth: Growth, places: Places) -> None:
         self._formatter = formatter
         self._growth = growth
+        self._places = places
 
     async def raw(self, driver: FrontendDriver, volume: Volume, path: CheckedPath) -> None:
         """Attach the volume for raw use. AlreadyExists or FailedPrecondition while it is a filesystem."""
@@ -61,6 +63,7 @@ class Staging:
                 small = await self._growth.begin(volume, device, mode, found, progress, readonly=readonly)
                 if progress.elapsed_s > _LONG_S and await driver.find(volume) != device:
                     raise Unavailable(f"{device} is no longer the device of volume {volume.meta.name}; repeat the call")
+                await self._places.note(path, volume.meta.name, Use.STAGED)
             progress.doing("being mounted")
             await _mount(volume, device, path, mode, readonly=readonly)
             if small:

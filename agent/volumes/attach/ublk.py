@@ -108,6 +108,14 @@ class UblkFrontend:
         noted = self._noted(volume_id)
         return ublk.path(noted.id) if noted is not None and noted.usable else None
 
+    async def whose(self, device: Path, likely: str) -> str | None:
+        if not device.name.startswith("ublkb"):
+            return None
+        for name in (likely, *self._notes.keys()):
+            if await self.left(name) == device:
+                return name
+        return ""
+
     async def rescan(self, volume: Volume, device: Path) -> None:
         if devices.size_bytes(device) < max(volume.status.size_bytes, volume.spec.size_bytes):
             raise FailedPrecondition(

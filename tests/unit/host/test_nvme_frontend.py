@@ -66,6 +66,20 @@ async def test_device_is_found_while_the_target_is_away(tree: Path) -> None:
     assert await NvmeTcpFrontend(HOST_NQN, host(tree)).find(volume(away)) == tree / "dev/nvme0n1"
 
 
+async def test_whose_a_device_is(tree: Path) -> None:
+    """By the subsystem it is of, whatever other volume a call names; also while its target is away."""
+    other = NQN.replace("0123", "4567", 1)
+    for number, nqn in enumerate((NQN, other, "nqn.foreign")):
+        add_controller(tree, number, nqn, state="connecting")
+        add_namespace(tree, number, nqn)
+    frontend = NvmeTcpFrontend(HOST_NQN, host(tree))
+    wanted = [NAME, NAME.replace("0123", "4567", 1), None, None, None]
+    names = ["nvme0n1", "nvme1n1", "nvme2n1", "nvme3n1", "sda"]
+    assert [await frontend.whose(tree / "dev" / name, NAME) for name in names] == wanted
+    assert await frontend.left(NAME) == tree / "dev/nvme0n1"
+    assert await frontend.left("vol-" + 32 * "f") is await frontend.left("x") is None
+
+
 async def test_what_cannot_be_attached(tree: Path) -> None:
     frontend = NvmeTcpFrontend(HOST_NQN, host(tree))
     for replicas in ((), (replace(REPLICA, ready=False),), (replace(REPLICA, endpoint=None),)):
