@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +25,7 @@ from agent.volumes.rules.modes import Filesystem
 
 log = logging.getLogger(__name__)
 
+_RESIZE_TIMEOUT_S, _POLL_S = 2.0, 0.02
 _LONG_S = 1.0
 """After work that took longer than this it is asked once more whether the device is still the volume's."""
 
@@ -103,7 +106,7 @@ async def _attached(driver: FrontendDriver, volume: Volume) -> AsyncIterator[Pat
     before = await driver.find(volume)
     try:
         device = await driver.attach(volume)
-        _check_size(volume, device)
+        await _ensure_size(driver, volume, device)
         if devices.is_readonly(device) and not mount.uses(device):  # left by a read-only raw block publication
             await devices.set_readonly(device, False)
         yield device
@@ -123,11 +126,22 @@ async def _detach_unused(driver: FrontendDriver, volume: Volume) -> None:
         log.warning("the device of volume %s is left attached: %s", volume.meta.name, error)
 
 
-def _check_size(volume: Volume, device: Path) -> None:
-    """A device smaller than the volume is not this volume, or a stale view of it: nothing is written to it."""
-    size, recorded = devices.size_bytes(device), recorded_bytes(volume)
-    if size < recorded:
-        raise FailedPrecondition(f"{device} has {size} bytes where volume {volume.meta.name} has {recorded}")
+async def _ensure_size(driver: FrontendDriver, volume: Volume, device: Path) -> None:
+    """A device smaller than the volume is not this volume, or a stale view of it: nothing is written to it.
+
+    One that was attached before its volume grew is looked at again. In use it stays as it is: growing it is for
+    NodeExpandVolume, which comes only after this call succeeded.
+    """
+    if devices.size_bytes(device) >= recorded_bytes(volume) or mount.uses(device):
+        return
+    await driver.rescan(volume, device)
+    deadline = time.monotonic() + _RESIZE_TIMEOUT_S
+    while (size := devices.size_bytes(device)) < recorded_bytes(volume):
+        if time.monotonic() > deadline:
+            raise FailedPrecondition(
+                f"{device} has {size} bytes where volume {volume.meta.name} has {recorded_bytes(volume)}"
+            )
+        await asyncio.sleep(_POLL_S)
 
 
 def recorded_bytes(volume: Volume) -> int:

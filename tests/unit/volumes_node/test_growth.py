@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import OutOfRange
+from agent.errors import FailedPrecondition, OutOfRange
+from agent.host import device as devices
 from agent.host import filesystem
-from agent.volumes.rules.modes import Filesystem
+from agent.volumes.rules.modes import Block, Filesystem, VolumeMode
 
 from .conftest import MIB, Machine, Programs, have
 
@@ -124,3 +125,47 @@ async def test_one_that_is_only_read_is_not_grown_and_nothing_is_wrong_with_that
         await node.unstage(volume.meta.name, volume, staging)
     await node.stage(volume, staging, EXT4)
     assert filesystem.usage(staging).total_bytes > 200 * MIB
+
+
+@pytest.mark.parametrize("mode", [EXT4, Block()])
+async def test_staged_once_more_after_it_was_expanded(machine: Machine, mode: VolumeMode) -> None:
+    """kubelet asks for NodeExpandVolume only once NodeStageVolume has succeeded."""
+    volume, staging, target = machine.volume(), machine.path("staging"), machine.mounts / "target"
+    for size_bytes in (64 * MIB, 128 * MIB):
+        volume = machine.grown(volume, size_bytes)
+        for _ in range(2):
+            await machine.node().stage(volume, staging, mode)
+            await machine.node().publish(volume, staging, target, mode, readonly=False)
+        assert (await machine.node().stats(volume, target)).problem == ""
+    if isinstance(mode, Filesystem) and not filesystem.can_grow_mounted("ext4"):
+        with pytest.raises(FailedPrecondition, match="SYS_RESOURCE"):
+            await machine.node().expand(volume, target)
+        await machine.node().unpublish(volume.meta.name, target)
+        await machine.node().unstage(volume.meta.name, volume, staging)
+        await machine.node().stage(volume, staging, mode)
+        assert filesystem.usage(staging).total_bytes > 100 * MIB
+        return
+    assert await machine.node().expand(volume, target) == 128 * MIB
+    assert (await machine.node().stats(volume, target)).total_bytes > 100 * MIB
+
+
+@pytest.mark.parametrize("fs_type", ["xfs", "btrfs"])
+async def test_staged_once_more_after_it_was_expanded_it_still_grows(machine: Machine, fs_type: str) -> None:
+    if reason := have(f"mkfs.{fs_type}"):
+        pytest.skip(reason)
+    volume, staging, mode = machine.volume("v", 320 * MIB), machine.path("staging"), Filesystem(fs_type)
+    await machine.node().stage(volume, staging, mode)
+    volume = machine.grown(volume, 640 * MIB)
+    await machine.node().stage(volume, staging, mode)
+    assert await machine.node().expand(volume, staging) == 640 * MIB
+    assert filesystem.usage(staging).total_bytes > 500 * MIB
+
+
+@pytest.mark.parametrize("mode", [EXT4, Block()])
+async def test_a_device_left_attached_while_its_volume_grew(machine: Machine, mode: VolumeMode) -> None:
+    """As after a crash between attaching and mounting, or of a raw volume that is staged and nowhere published."""
+    volume, staging = machine.volume(), machine.path("staging")
+    await machine.node().stage(volume, staging, Block())
+    volume = machine.grown(volume, 128 * MIB)
+    await machine.node().stage(volume, staging, mode)
+    assert devices.size_bytes(Path(machine.loops()[0])) == 128 * MIB
