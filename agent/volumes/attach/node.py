@@ -199,7 +199,7 @@ class NodeVolumes:
         if (
             not problem and not doing and not all(each.readonly for each in uses)
         ):  # one that is only read stays as it is
-            problem = await self._growth.problem(volume, device, usage)
+            problem = await self._growth.problem(volume, device, found.fs_type, real, usage)
         return VolumeStats(
             usage.total_bytes,
             usage.used_bytes,

@@ -169,3 +169,61 @@ async def test_a_device_left_attached_while_its_volume_grew(machine: Machine, mo
     volume = machine.grown(volume, 128 * MIB)
     await machine.node().stage(volume, staging, mode)
     assert devices.size_bytes(Path(machine.loops()[0])) == 128 * MIB
+
+
+def grows_here(fs_type: str) -> None:
+    if reason := have(f"mkfs.{fs_type}"):
+        pytest.skip(reason)
+    if not filesystem.can_grow_mounted(fs_type):
+        pytest.skip("this process may not grow a mounted ext4: no capability SYS_RESOURCE")
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+@pytest.mark.parametrize("agent", ["the same agent", "another agent"])
+async def test_one_that_was_grown_is_told_as_grown_at_once(machine: Machine, fs_type: str, agent: str) -> None:
+    """Not only once the kernel has written its superblock."""
+    if reason := have(f"mkfs.{fs_type}"):
+        pytest.skip(reason)
+    node, mode = machine.node(), Filesystem(fs_type)
+    volume, staging = machine.volume("v", 400 * MIB), machine.path("staging")
+    await node.stage(volume, staging, mode)
+    await node.unstage(volume.meta.name, volume, staging)
+    volume = machine.grown(volume, 700 * MIB)
+    await node.stage(volume, staging, mode)
+    node = node if agent == "the same agent" else machine.node()
+    assert (await node.stats(volume, staging)).problem == ""
+    if not filesystem.can_grow_mounted(fs_type):
+        return
+    volume = machine.grown(volume, 1000 * MIB)
+    await node.expand(volume, staging)
+    node = node if agent == "the same agent" else machine.node()
+    assert (await node.stats(volume, staging)).problem == ""
+
+
+@pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs"])
+async def test_one_that_somebody_grew_by_hand_is_told_as_grown(
+    machine: Machine, programs: Programs, fs_type: str
+) -> None:
+    grows_here(fs_type)
+    volume, staging, node = machine.volume("v", 400 * MIB), machine.path("staging"), machine.node()
+    mode = Filesystem(fs_type)
+    await node.stage(volume, staging, mode)
+    await node.unstage(volume.meta.name, volume, staging)
+    volume = machine.grown(volume, 700 * MIB)
+    name = {"ext4": "resize2fs", "xfs": "xfs_growfs", "btrfs": "btrfs"}[fs_type]
+    programs(name, 'case "$*" in *check*) exec "$real" "$@";; esac; echo "not this one" >&2; exit 1')
+    await node.stage(volume, staging, mode)
+    for each in (node, machine.node()):
+        assert f"has {400 * MIB} of its {700 * MIB} bytes" in (await each.stats(volume, staging)).problem
+    (machine.home / "bin" / name).unlink()
+    assert await machine.node().expand(volume, staging) == 700 * MIB  # as by hand: the first agent knows nothing of it
+    assert (await node.stats(volume, staging)).problem == ""
+
+
+async def test_a_btrfs_that_keeps_its_data_twice_is_not_called_behind(machine: Machine) -> None:
+    """It says that it has half of what it has."""
+    if reason := have("mkfs.btrfs"):
+        pytest.skip(reason)
+    volume, staging = machine.volume("v", 400 * MIB), machine.path("staging")
+    await machine.node().stage(volume, staging, Filesystem("btrfs", (), ("-d", "dup")))
+    assert (await machine.node().stats(volume, staging)).problem == ""
