@@ -168,8 +168,16 @@ def _host(subject: Subject) -> dict[str, Any]:
         # A raw block volume shows as the devtmpfs that its node lies in.
         "mounts": sorted([each[1], each[2], each[3]] for each in mounts if each[1].startswith(folder)),
         "loops": sorted(loops),
-        "files": sorted(str(each) for each in files if each.parent != notes),
+        "files": sorted(_name(each, notes) for each in files if each.parent != notes),
     }
+
+
+def _name(file: Path, notes: Path) -> str:
+    """The file's; of a note of a path, which is named by a digest, what it says."""
+    if file.parent != notes / "places" or file.suffix != ".json":
+        return str(file)
+    said = json.loads(file.read_text())
+    return f"{file.parent}: {said['volume']} is {said['use']} at {said['path']}"
 
 
 def _tree(root: Path) -> list[Path]:
