@@ -26,7 +26,7 @@ from agent.tasks.background import Background
 from agent.tasks.failures import FAILURES
 from agent.tasks.guard import VolumeGuard
 from agent.tasks.work import Work
-from agent.volumes.rules.names import volume_nqn
+from agent.volumes.target.foreign import drop_foreign_exports, report_orphans
 from agent.volumes.target.observed import Observed, read_all
 from agent.volumes.target.reconcile import Reconciler
 
@@ -247,7 +247,7 @@ class TargetKeeper:
             raise TransportClosed("another target answered while pools were being loaded")
         self._reconciler.reset(observed)
         volumes = await self._store.list(Volume)
-        await self._drop_foreign_exports(observed, volumes)
+        await drop_foreign_exports(rpc, observed, volumes)
         for before in self._before:
             await before(observed)
         failed = await self._settle_all(each.meta.name for each in volumes if not each.meta.deleting)
@@ -264,7 +264,7 @@ class TargetKeeper:
         self._failed = failed | {each.meta.name for each in later}
         for after in self._after:
             await after(observed)
-        self._report_orphans(observed, await self._store.list(Volume))
+        report_orphans(observed, await self._store.list(Volume))
         log.info(
             "target ready: %d disks, %d volumes in %.3f s, %d failed", len(disks), len(volumes), seconds, len(failed)
         )
@@ -299,7 +299,7 @@ class TargetKeeper:
             observed.mark_unknown(name)
         self._failed |= await self._settle_all(different)
         if self._serves_recorded_only:
-            await self._drop_foreign_exports(actual, await self._store.list(Volume))
+            await drop_foreign_exports(self._client, actual, await self._store.list(Volume))
         for after in self._after:
             await after(actual)
         return different
@@ -340,26 +340,6 @@ class TargetKeeper:
             for name in names:
                 group.create_task(settle_one(name))
         return failed
-
-    async def _drop_foreign_exports(self, observed: Observed, volumes: list[Volume]) -> None:
-        """Subsystems with our prefix that no volume asks for hold no data: they are removed."""
-        known = {each.meta.name for each in volumes}
-        for name in observed.volumes():
-            seen = observed.get(name)
-            if name in known or seen.subsystem is None:
-                continue
-            log.warning("removing subsystem %s: no volume asks for it", volume_nqn(name))
-            await nvmf.ensure_no_subsystem(self._client, volume_nqn(name))
-
-    @staticmethod
-    def _report_orphans(observed: Observed, volumes: list[Volume]) -> None:
-        """Lvols in our pools that the store does not know may be somebody's data: they are named, never deleted."""
-        known = {each.meta.name for each in volumes}
-        orphans = sorted(name for name in observed.volumes() if name not in known and observed.get(name).lvol)
-        if orphans:
-            log.error(
-                "%d lvols belong to no known volume and are left alone: %s", len(orphans), ", ".join(orphans[:20])
-            )
 
 
 def _has_device_to_recover(volume: Volume) -> bool:
