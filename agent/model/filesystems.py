@@ -34,6 +34,17 @@ _MOUNT_FLAG = re.compile(r'[A-Za-z0-9_.,=:+@%/-]{1,255}|context="[A-Za-z0-9_.,:-
 _MOUNT_FORBIDDEN = frozenset(("bind", "rbind", "move", "remount", "loop", "offset", "sizelimit"))
 _MOUNT_FORBIDDEN |= {"logdev", "rtdev", "journal_dev", "journal_path", "device", "subvol", "subvolid"}
 """What makes it another mount than ours, or adds another device."""
+_MOUNT_FORBIDDEN_VALUES = frozenset(("errors=panic", "fatal_errors=panic"))
+"""ext4's and btrfs's: one damaged volume would stop a machine that carries those of others."""
+_ON_ERROR: Mapping[str, tuple[str, ...]] = {"ext4": ("errors=remount-ro", "errors=continue")}
+"""What a filesystem may do on damage; the first unless the mount flags say another."""
+
+
+def on_error(fs_type: str, mount_flags: Sequence[str]) -> list[str]:
+    """The mount option that takes the place of what the superblock says, which whoever wrote to the device chose."""
+    known = _ON_ERROR.get(fs_type, ())
+    parts = {part for flag in mount_flags for part in flag.split(",")}
+    return [] if not known or parts & set(known) else [known[0]]
 
 
 def check_options(fs_type: str, mount_flags: Sequence[str], mkfs_options: Sequence[str]) -> None:
@@ -41,7 +52,12 @@ def check_options(fs_type: str, mount_flags: Sequence[str], mkfs_options: Sequen
     if fs_type not in SUPPORTED:
         raise InvalidArgument("fs_type", f"{shorten(fs_type)!r} is not supported", f"use {' or '.join(SUPPORTED)}")
     for flag in mount_flags:
-        names = {part.partition("=")[0] for part in flag.split(",")}
+        parts = flag.split(",")
+        names = {part.partition("=")[0] for part in parts}
+        if panics := sorted(_MOUNT_FORBIDDEN_VALUES & set(parts)):
+            raise InvalidArgument(
+                "mount_flags", f"{panics[0]} is not allowed: one damaged volume would stop the node", "leave it out"
+            )
         if not _MOUNT_FLAG.fullmatch(flag) or names & _MOUNT_FORBIDDEN:
             raise InvalidArgument("mount_flags", f"{shorten(flag)!r} is not allowed")
     check_mkfs_options(fs_type, mkfs_options)

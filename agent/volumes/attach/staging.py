@@ -14,7 +14,7 @@ from agent.host import device as devices
 from agent.host import mount, mount_options
 from agent.host.blkid import Content
 from agent.host.paths import CheckedPath
-from agent.model import Volume
+from agent.model import Volume, filesystems
 from agent.volumes.attach import held, publishing
 from agent.volumes.attach.formatting import Formatter
 from agent.volumes.attach.frontends import FrontendDriver
@@ -90,6 +90,7 @@ async def _mount(volume: Volume, device: Path, path: CheckedPath, mode: Filesyst
     readonly = readonly or mount_options.is_readonly(mode.mount_flags)
     # nouuid: a clone may be mounted beside its source.
     own = ["ro" if readonly else "rw", *(["nouuid"] if mode.fs_type == "xfs" else [])]
+    own += filesystems.on_error(mode.fs_type, mode.mount_flags)
     shared = len(volume.spec.attachments) > 1
     put = publishing.mount_shared_filesystem if shared else publishing.mount_filesystem
     try:
