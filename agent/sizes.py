@@ -8,6 +8,9 @@ from agent.errors import InvalidArgument, shorten
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
+SOCKET_PATH_MAX_BYTES = 107
+"""sun_path of sockaddr_un, unix(7), without its NUL."""
+
 _SIZE = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)\s*([KMGTP]?)(iB|B|)", re.ASCII)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SIZE_REMEDY = "write a number with a unit, like 20GiB, 512MiB or 1TB"

@@ -12,14 +12,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from agent.config.errors import explained
 from agent.errors import InvalidArgument, shorten
-from agent.sizes import parse_size
+from agent.sizes import SOCKET_PATH_MAX_BYTES, parse_size
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
 """As long as the name of a Kubernetes Node may be."""
 _ZONE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", re.ASCII)
 """What CSI allows as the value of a topology key, and Kubernetes as that of a label."""
-_UNIX_PATH_MAX = 107
-"""sun_path of unix(7) is 108 bytes with the terminating NUL."""
 
 
 def _size(value: object) -> object:
@@ -51,8 +49,10 @@ def _endpoint(endpoint: str) -> str:
     path = endpoint.removeprefix("unix://")
     if path == endpoint or not path.startswith("/"):
         raise ValueError(f"{shorten(endpoint)!r} is not unix:// followed by an absolute path")
-    if len(path.encode()) > _UNIX_PATH_MAX:
-        raise ValueError(f"the socket path has {len(path.encode())} bytes, a UNIX socket has at most {_UNIX_PATH_MAX}")
+    if len(path.encode()) > SOCKET_PATH_MAX_BYTES:
+        raise ValueError(
+            f"the socket path has {len(path.encode())} bytes, a UNIX socket has at most {SOCKET_PATH_MAX_BYTES}"
+        )
     return endpoint
 
 

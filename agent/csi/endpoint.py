@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent.errors import InvalidArgument, shorten
+from agent.sizes import SOCKET_PATH_MAX_BYTES
 
 _SCHEME = "unix://"
-_SOCKET_PATH_MAX = 107
-"""sun_path of sockaddr_un(7) without its NUL."""
 
 
 def socket_path(endpoint: str) -> Path:
@@ -19,8 +18,8 @@ def socket_path(endpoint: str) -> Path:
     text = endpoint.removeprefix(_SCHEME)
     if not text.startswith("/") or text.endswith("/") or "\0" in text:
         raise InvalidArgument("csi_endpoint", f"{shorten(endpoint)!r} names no absolute path of a socket", remedy)
-    if len(text.encode()) > _SOCKET_PATH_MAX:
+    if len(text.encode()) > SOCKET_PATH_MAX_BYTES:
         raise InvalidArgument(
-            "csi_endpoint", f"the path has {len(text.encode())} bytes", f"use at most {_SOCKET_PATH_MAX}"
+            "csi_endpoint", f"the path has {len(text.encode())} bytes", f"use at most {SOCKET_PATH_MAX_BYTES}"
         )
     return Path(text)

@@ -241,8 +241,3 @@ def _of_disks(case: Case) -> Iterator[str]:
             yield f"{known.name} {reason}"
     if not case.disks:
         yield f"{case.function.address} has no namespaces"
-
-
-def is_address(text: str) -> bool:
-    """Whether it is a PCI address with domain, like `0000:05:00.0`."""
-    return _ADDRESS.fullmatch(text) is not None

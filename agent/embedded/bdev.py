@@ -80,8 +80,6 @@ IO_TYPES = (
 )
 """Names in `supported_io_types`, in the order of the real answer."""
 
-_CHANGES = frozenset({IoKind.WRITE, IoKind.WRITE_ZEROES, IoKind.UNMAP})
-
 T = TypeVar("T")
 
 

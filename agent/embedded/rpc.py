@@ -22,7 +22,6 @@ INTERNAL_ERROR = -32603
 
 
 U8 = Annotated[int, msgspec.Meta(ge=0, le=2**8 - 1)]
-U16 = Annotated[int, msgspec.Meta(ge=0, le=2**16 - 1)]
 U32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, msgspec.Meta(ge=0)]
 I32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]

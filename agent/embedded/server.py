@@ -20,12 +20,11 @@ import msgspec
 from agent.embedded.framing import Malformed, RequestStream
 from agent.embedded.rpc import INTERNAL_ERROR, INVALID_REQUEST, Methods, RpcFault
 from agent.errors import FailedPrecondition, InvalidArgument
+from agent.sizes import SOCKET_PATH_MAX_BYTES
 from agent.tasks import unix_socket
 
 log = logging.getLogger(__name__)
 
-MAX_SOCKET_PATH_BYTES = 107
-"""sizeof(sockaddr_un.sun_path) without the final NUL."""
 
 _MEMBERS = frozenset({"jsonrpc", "method", "params", "id"})
 _INVALID = RpcFault(INVALID_REQUEST, "Invalid request")
@@ -144,8 +143,8 @@ class JsonRpcServer:
 
     async def start(self) -> None:
         """Bind the socket, replacing one that a dead target left. Raises FailedPrecondition when a target serves it."""
-        if len(os.fsencode(self._path)) > MAX_SOCKET_PATH_BYTES:
-            remedy = f"a UNIX socket path has at most {MAX_SOCKET_PATH_BYTES} bytes: choose a shorter one"
+        if len(os.fsencode(self._path)) > SOCKET_PATH_MAX_BYTES:
+            remedy = f"a UNIX socket path has at most {SOCKET_PATH_MAX_BYTES} bytes: choose a shorter one"
             raise InvalidArgument("rpc-socket", "path too long", remedy)
         await unix_socket.make_room(self._path, "another --rpc-socket")  # before a lock file is made beside it
         self._lock = FileLock(self._path.with_name(self._path.name + ".lock"), f"RPC socket {self._path}")

@@ -17,8 +17,6 @@ from agent.tasks.failures import FAILURES
 
 log = logging.getLogger(__name__)
 
-IN_CAPSULE_MAX = 8192
-"""Admin and fabrics commands may carry up to 8 KiB in the capsule (section 3.3.2.1)."""
 TRANSFER_MAX = 16 << 20
 """No command of ours asks for more data, so a C2HData PDU with more is garbage."""
 

@@ -24,6 +24,7 @@ from agent.errors import (
     Unavailable,
     shorten,
 )
+from agent.sizes import SOCKET_PATH_MAX_BYTES
 from agent.spdk.connection import Connection
 from agent.tally import Tally
 from agent.tasks.background import Background
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 256 * 1024 - 1
 """A longer request makes the target hang up: SPDK_JSONRPC_RECV_BUF_SIZE, lib/jsonrpc/jsonrpc_internal.h."""
-
-_SOCKET_PATH_MAX = 107
-"""sun_path without its NUL, unix(7)."""
 
 
 class Rpc(Protocol):
@@ -62,9 +60,11 @@ class Client:
         reconnect_min_s: float = 0.05,
         reconnect_max_s: float = 2.0,
     ) -> None:
-        if len(bytes(socket_path)) > _SOCKET_PATH_MAX:
+        if len(bytes(socket_path)) > SOCKET_PATH_MAX_BYTES:
             raise InvalidArgument(
-                "socket path", f"{shorten(str(socket_path))!r} is too long", f"use at most {_SOCKET_PATH_MAX} bytes"
+                "socket path",
+                f"{shorten(str(socket_path))!r} is too long",
+                f"use at most {SOCKET_PATH_MAX_BYTES} bytes",
             )
         self.socket_path = socket_path
         self.calls: Counter[str] = Counter()

@@ -44,10 +44,6 @@ async def publish(trial: Trial) -> None:
     await trial.csi.publish(trial.volume, NODE, block=trial.case.block)
 
 
-async def publish_readonly(trial: Trial) -> None:
-    await trial.csi.publish(trial.volume, NODE, readonly=True)
-
-
 async def unpublish(trial: Trial) -> None:
     await trial.csi.unpublish(trial.volume, NODE)
 

@@ -17,9 +17,8 @@ import psutil
 from agent.errors import QuarryError
 from agent.host import process
 from agent.host.nvme_host import NvmeHost
+from agent.sizes import SOCKET_PATH_MAX_BYTES
 
-_SOCKET_PATH_MAX = 107
-"""sun_path of sockaddr_un(7) without its NUL."""
 _COMMAND_TIMEOUT_S = 10.0
 _KILL_GRACE_S = 3.0
 _REMOVE_TIMEOUT_S = 2.0
@@ -30,7 +29,7 @@ class Workspace:
 
     def __init__(self) -> None:
         folder = Path(tempfile.mkdtemp(prefix="quarry-demo-")).resolve()
-        if len(str(folder)) > _SOCKET_PATH_MAX - 40:  # a deep TMPDIR: sockets in it could not be bound
+        if len(str(folder)) > SOCKET_PATH_MAX_BYTES - 40:  # a deep TMPDIR: sockets in it could not be bound
             folder.rmdir()
             folder = Path(tempfile.mkdtemp(prefix="quarry-demo-", dir="/tmp")).resolve()
         self.folder = folder
