@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import click
 
+from agent.cli.paths import PATH
 from agent.diag import ENDPOINT_FILE
 from agent.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable, shorten
 
@@ -58,7 +59,7 @@ def where_options(command: F) -> F:
     options = (
         click.option(
             "--state-dir",
-            type=click.Path(path_type=Path),
+            type=PATH,
             default=Path("/var/lib/quarry"),
             show_default=True,
             metavar="DIR",

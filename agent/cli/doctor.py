@@ -12,10 +12,11 @@ import click
 from agent.cli.asking import PLUGIN
 from agent.cli.exit_codes import ExitCode
 from agent.cli.output import configure_logs, log_options, output_option, print_json
+from agent.cli.paths import PATH
 from agent.cli.tables import print_rich
 from agent.errors import InvalidArgument, Unavailable, visible
 
-_PATH = click.Path(path_type=Path)
+_PATH = PATH
 
 IN_CLUSTER = {
     "spdk_socket": Path("/var/run/quarry/spdk.sock"),

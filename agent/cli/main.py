@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -47,7 +48,17 @@ for command in (standalone, node, controller, target, nodes, disks, volumes, sna
 
 def main() -> None:
     """Entry point of the console scripts `quarry` and `kubectl-quarry` (`kubectl quarry`)."""
+    _open_what_is_closed()
     quarry.main(prog_name=PLUGIN if Path(sys.argv[0]).name == PLUGIN else "quarry")
+
+
+def _open_what_is_closed() -> None:
+    """Under some init programs standard input and outputs are closed: what is opened next must not take their place."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # in this order each gets its own number
+            stream = open(os.devnull, mode)  # noqa: SIM115, PTH123 - as long as the process lives
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 from agent.cli.output import configure_logs, log_options
+from agent.cli.paths import PATH
 
 if TYPE_CHECKING:
     from agent.config.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PATH = click.Path(path_type=Path)
+_PATH = PATH
 
 CONFIG = click.option("--config", type=_PATH, metavar="FILE", help="YAML settings; flags win over the file.")
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from agent.cli.output import configure_logs, log_options
+from agent.cli.paths import FOLDER, PATH
 
 
 @click.command(short_help="Run the embedded target, a stand-in for spdk_tgt.")
-@click.option("--rpc-socket", type=click.Path(path_type=Path), required=True, help="UNIX socket for JSON-RPC.")
+@click.option("--rpc-socket", type=PATH, required=True, help="UNIX socket for JSON-RPC.")
 @click.option(
     "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     required=True,
     help="Folder that keeps the state across restarts; created when missing.",
 )

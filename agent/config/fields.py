@@ -24,6 +24,13 @@ def _size(value: object) -> object:
     return reworded(parse_size, value) if isinstance(value, str) else value
 
 
+def _not_empty(path: Any) -> Any:
+    """An empty path would be the working directory."""
+    if path == "":
+        raise ValueError("the path is empty")
+    return path
+
+
 def _absolute(path: Path) -> Path:
     if "\0" in str(path):
         raise ValueError("contains a NUL character")
@@ -97,7 +104,7 @@ def reworded(parse: Any, value: str) -> Any:
         raise ValueError(f"{error.problem}; {error.remedy}") from error
 
 
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+AbsolutePath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_absolute)]
 Size = Annotated[int, Strict(), BeforeValidator(_size)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 Zone = Annotated[str, AfterValidator(_zone)]

@@ -9,6 +9,8 @@ import yaml
 
 from agent.errors import InvalidArgument, shorten
 
+BYTES_MAX = 1 << 20
+
 _UNNAMED = ' in "<byte string>",'
 """How PyYAML calls bytes that it did not read itself."""
 
@@ -30,7 +32,13 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(file: Path) -> dict[str, Any]:
     """The mapping in `file`; an empty file is an empty one. Raises InvalidArgument."""
     try:
-        document = yaml.load(file.read_bytes(), Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+        with file.open("rb") as opened:
+            data = opened.read(BYTES_MAX + 1)
+        if len(data) > BYTES_MAX:
+            raise InvalidArgument("config", f"{file} has more than {BYTES_MAX} bytes", "is it a settings file?")
+        document = yaml.load(data, Loader=_Loader)  # noqa: S506 - derived from SafeLoader
+    except RecursionError:
+        raise InvalidArgument("config", f"{file} is nested too deeply", "see docs/configuration.md") from None
     except OSError as error:
         raise InvalidArgument("config", f"cannot read {file}: {error.strerror}", "give a readable YAML file") from error
     except yaml.YAMLError as error:

@@ -25,11 +25,13 @@ from agent.diag.metrics import Exposition
 from agent.diag.parts import Parts
 from agent.diag.resources import Resources
 from agent.errors import FailedPrecondition, NotFound, QuarryError
+from agent.tasks.background import Background
 
 REQUEST_TIME_LIMIT_S = 10.0
 SILENCE_LIMIT_S = 10.0
 """How long a connection may stay without a whole request."""
 CONNECTIONS_MAX = 64
+WRITTEN_AGAIN_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Endpoint:
         self._exposition = Exposition(parts)
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
+        self._background = Background()
 
     async def start(self) -> None:
         """Listen and write the URL down. Raises FailedPrecondition when the address cannot be used."""
@@ -97,11 +100,13 @@ class Endpoint:
         # Who reads the URL is on this machine.
         reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(self._host, self._host)  # noqa: S104 - compared only
         self.url = f"http://{reached}:{server.sockets[0].getsockname()[1]}"
-        self._write_down()
+        await self._write_down()
+        self._background.every("endpoint-file", WRITTEN_AGAIN_S, self._write_down)
         log.info("health and metrics at %s", self.url)
 
     async def stop(self) -> None:
         """Stop listening; requests under way end."""
+        await self._background.stop()
         runner, self._runner = self._runner, None
         listening, self._listening = self._listening, None
         if self._file is not None and self.url:
@@ -112,18 +117,21 @@ class Endpoint:
         if runner is not None:
             await runner.cleanup()
 
-    def _write_down(self) -> None:
+    async def _write_down(self) -> None:
+        """Where this agent is asked: again when there was no room for it, or somebody removed it."""
         if self._file is None:
             return
         parts = self._parts
         told = {"url": self.url, "role": parts.role, "node": parts.node, "pid": os.getpid()}
-        draft = self._file.with_name(f".{ENDPOINT_FILE}")
+        text, draft = json.dumps(told) + "\n", self._file.with_name(f".{ENDPOINT_FILE}")
         try:
-            draft.write_text(json.dumps(told) + "\n")
+            if self._file.exists() and self._file.read_text() == text:
+                return
+            draft.write_text(text)
             draft.replace(self._file)
         except OSError as error:
             # A role without a state folder: whoever asks knows the address.
-            log.info("%s is not written: %s", self._file, error.strerror)
+            log.debug("%s is not written: %s", self._file, error.strerror)
 
     # --- what is asked ---
 

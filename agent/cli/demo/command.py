@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from agent.cli.output import configure_logs, log_options, output_option
+from agent.cli.paths import PATH
 
 FRONTENDS = ("auto", "loop", "nvme-tcp", "user")
 
@@ -22,7 +23,7 @@ FRONTENDS = ("auto", "loop", "nvme-tcp", "user")
 @click.option("--data-mib", type=click.IntRange(1, 4096), default=64, show_default=True, help="Random data to write.")
 @click.option(
     "--spdk-socket",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="PATH",
     help="Show it on this running SPDK target instead of the embedded one; its disks are given back at the end.",
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from agent.cli.output import configure_logs, log_options, output_option, print_json, print_table
+from agent.cli.paths import PATH
 from agent.errors import InvalidArgument, NotFound
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 state_dir_option = click.option(
     "--state-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("/var/lib/quarry"),
     show_default=True,
     metavar="DIR",

@@ -19,6 +19,7 @@ from agent.cli.disks.claims import claim, release
 from agent.cli.disks.forget import forget
 from agent.cli.disks.locate import locate
 from agent.cli.output import configure_logs, log_options, output_option, print_json
+from agent.cli.paths import PATH
 from agent.cli.resources import asking_options
 from agent.cli.tables import print_facts, print_rich, size
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound, visible
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 _RECORDING = click.option(
     "--recording",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE",
     help="Look at what `quarry disks record` wrote, instead of at this machine.",
 )
@@ -127,7 +128,7 @@ def watch(recording: Path | None, state_dir: Path, output: str, **logging: str |
 
 
 @disks.command(short_help="Write down what this machine tells of its disks.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @log_options("warning")
 def record(file: Path, **logging: str | None) -> None:
     """Write what this machine tells of its disks to a new FILE, to be looked at elsewhere with --recording.

@@ -234,6 +234,11 @@ class Reconciler:
         observed = await self.ready()
         observed.set(desired.volume, await read_one(self._rpc, desired))
 
+    def _most_bytes(self, desired: DesiredReplica) -> int:
+        pool = self._ledger.pool(desired.pool.removeprefix(POOL_PREFIX))
+        kind = Provisioning.THIN if desired.thin else Provisioning.THICK
+        return self._ledger.ceiling(pool, kind) if pool is not None else desired.size_bytes
+
     async def _converge(self, desired: DesiredReplica) -> None:
         refused: Action | None = None
         for attempt in range(ATTEMPTS):
@@ -250,7 +255,7 @@ class Reconciler:
             if not any(action in each for each in plan(desired, observed.get(desired.volume))):
                 continue  # it is done already, by an earlier life of this agent
             if attempt == ATTEMPTS - 1 or isinstance(action, CreateLvol | ResizeLvol):
-                raise refusal(desired, action, error) from error
+                raise refusal(desired, action, error, self._most_bytes(desired)) from error
             if action == refused:
                 await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
             refused = action

@@ -31,9 +31,16 @@ def pool_refusal(pool: str, what: str, error: RpcError) -> ResourceExhausted:
     return ResourceExhausted(f"pool {pool} refused {what}: {error.message}")
 
 
-def refusal(desired: DesiredReplica, action: Action, error: RpcError) -> QuarryError:
-    """What the target's lasting refusal of `action` means to the caller, with the remedy where there is one."""
+def refusal(desired: DesiredReplica, action: Action, error: RpcError, most_bytes: int) -> QuarryError:
+    """What the target's lasting refusal of `action` means to the caller, with the remedy where there is one.
+
+    `most_bytes`: the largest volume of that kind that the pool could hold if it were empty.
+    """
     match action:
+        case CreateLvol() | ResizeLvol() if desired.size_bytes > most_bytes:
+            return ResourceExhausted(
+                f"{desired.size_bytes} bytes are more than pool {desired.pool} can ever hold ({most_bytes})"
+            )
         case CreateLvol() | ResizeLvol():
             return pool_refusal(desired.pool, f"{desired.size_bytes} bytes", error)
         case CreateSubsystem():

@@ -41,6 +41,30 @@ def test_output_that_cannot_be_written_is_one_sentence(arguments: list[str]) -> 
     assert done.returncode == ExitCode.NO_SPACE
 
 
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("closed", [">&-", "<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_inputs_and_outputs_are_no_error(closed: str, arguments: list[str]) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *QUARRY, *arguments], capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("option", ["--state-dir", "--spdk-socket", "--config"])
+def test_an_empty_path_is_refused(option: str, tmp_path: Path) -> None:
+    done = subprocess.run([*QUARRY, "standalone", option, ""], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == ExitCode.USAGE and "it is empty" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_settings_is_refused(tmp_path: Path) -> None:
+    deep = tmp_path / "deep.yaml"
+    deep.write_text("x: " + 5000 * "[")
+    for file, says in ((deep, "nested too deeply"), (Path("/dev/zero"), "has more than")):
+        done = run("standalone", "--config", str(file), "--state-dir", str(tmp_path / "state"))
+        assert done.returncode == ExitCode.USAGE and says in done.stderr, done.stderr
+
+
 def test_a_closed_pipe_is_no_error_of_ours() -> None:
     reader, writer = os.pipe()
     os.close(reader)
