@@ -61,6 +61,7 @@ async def until_zeroed(disk: str, timeout_s: float = 600) -> None:
         await asyncio.sleep(1)
 
 
+@pytest.mark.timeout(1800)  # disks that cannot be zeroed at once take their time
 @pytest.mark.boot(1)
 async def test_power_is_cut(vfio: None, hugepages: None) -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -93,6 +94,7 @@ async def test_power_is_cut(vfio: None, hugepages: None) -> None:
     pytest.fail("the power was not cut")
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.boot(2)
 async def test_all_is_there_after_the_power_cut(vfio: None, hugepages: None) -> None:
     written = json.loads(WRITTEN.read_text())
