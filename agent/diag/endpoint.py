@@ -7,11 +7,9 @@ is no password: it binds to this machine unless an address is given.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +18,16 @@ from aiohttp import web
 
 from agent import __version__
 from agent.config.settings import Settings
-from agent.diag import ENDPOINT_FILE
+from agent.diag.endpoint_file import EndpointFile
 from agent.diag.metrics import Exposition
 from agent.diag.parts import Parts
 from agent.diag.resources import Resources
 from agent.errors import FailedPrecondition, NotFound, QuarryError
-from agent.tasks.background import Background
 
 REQUEST_TIME_LIMIT_S = 10.0
 SILENCE_LIMIT_S = 10.0
 """How long a connection may stay without a whole request."""
 CONNECTIONS_MAX = 64
-WRITTEN_AGAIN_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +59,13 @@ class Endpoint:
         self.url = ""
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._file = state_dir / ENDPOINT_FILE if state_dir is not None else None
+        self._state_dir = state_dir
+        self._file: EndpointFile | None = None
         self._parts = parts
         self._resources = Resources(parts)
         self._exposition = Exposition(parts)
         self._runner: web.AppRunner | None = None
         self._listening: asyncio.Server | None = None
-        self._background = Background()
 
     async def start(self) -> None:
         """Listen and write the URL down. Raises FailedPrecondition when the address cannot be used."""
@@ -100,38 +96,23 @@ class Endpoint:
         # Who reads the URL is on this machine.
         reached = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(self._host, self._host)  # noqa: S104 - compared only
         self.url = f"http://{reached}:{server.sockets[0].getsockname()[1]}"
-        await self._write_down()
-        self._background.every("endpoint-file", WRITTEN_AGAIN_S, self._write_down)
+        if self._state_dir is not None:
+            told = {"url": self.url, "role": self._parts.role, "node": self._parts.node, "pid": os.getpid()}
+            self._file = EndpointFile(self._state_dir, told)
+            await self._file.start()
         log.info("health and metrics at %s", self.url)
 
     async def stop(self) -> None:
         """Stop listening; requests under way end."""
-        await self._background.stop()
         runner, self._runner = self._runner, None
         listening, self._listening = self._listening, None
-        if self._file is not None and self.url:
-            with suppress(OSError):
-                self._file.unlink()
+        file, self._file = self._file, None
+        if file is not None:
+            await file.stop()
         if listening is not None:
             listening.close()
         if runner is not None:
             await runner.cleanup()
-
-    async def _write_down(self) -> None:
-        """Where this agent is asked: again when there was no room for it, or somebody removed it."""
-        if self._file is None:
-            return
-        parts = self._parts
-        told = {"url": self.url, "role": parts.role, "node": parts.node, "pid": os.getpid()}
-        text, draft = json.dumps(told) + "\n", self._file.with_name(f".{ENDPOINT_FILE}")
-        try:
-            if self._file.exists() and self._file.read_text() == text:
-                return
-            draft.write_text(text)
-            draft.replace(self._file)
-        except OSError as error:
-            # A role without a state folder: whoever asks knows the address.
-            log.debug("%s is not written: %s", self._file, error.strerror)
 
     # --- what is asked ---
 

@@ -199,6 +199,26 @@ def test_an_address_that_is_none(address: str, tmp_path: Path) -> None:
     assert (done.returncode, "http_address" in done.stderr) == (2, True)
 
 
+async def test_where_it_serves_is_written_down_again(machine: Machine) -> None:
+    machine.start_agent()
+    folder = machine.folder / "agent"
+    url, file = await url_of(folder), folder / "http.json"
+
+    async def told() -> str:
+        return file.read_text() if file.exists() else ""
+
+    was = await told()
+    file.unlink()
+    await until(told, lambda text: text == was)
+    file.write_text("")  # as a filesystem that was full leaves it
+    await until(told, lambda text: text == was)
+    assert json.loads(was)["url"] == url
+    other = was.replace("standalone", "controller")
+    file.write_text(other)
+    assert machine.stop_agent() == 0
+    assert await told() == other  # what another agent wrote there is not ours to remove
+
+
 async def test_none_is_wanted(machine: Machine) -> None:
     machine.start_agent(json.dumps({"http_address": ""}))
     csi = Patient(machine.endpoint)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +62,13 @@ async def read_first_block(context: dict[str, str]) -> bytes:
         await host.close()
 
 
+async def names_of_volumes(state: Path) -> set[str]:
+    """As `quarry volumes list` has them, which finds the agent by its state folder; empty when it does not."""
+    argv = [sys.executable, "-m", "agent.cli.main", "volumes", "list", "-o", "json", "--state-dir", str(state)]
+    done = await asyncio.to_thread(subprocess.run, argv, capture_output=True, timeout=60)
+    return {each["spec"]["csi_name"] for each in json.loads(done.stdout)} if done.returncode == 0 else set()
+
+
 async def test_a_full_state_folder_is_told_and_what_is_stored_is_served(machine: Machine, state: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     config = f"{{http_address: '{url.removeprefix('http://')}', rpc: {{heartbeat_interval_s: 0.3}}}}"
@@ -111,5 +121,6 @@ async def test_a_full_state_folder_is_told_and_what_is_stored_is_served(machine:
         await until(ready, lambda seen: seen.status == 200)
         assert await csi.call("probe") is True
         await csi.call("create_volume", "more", 64 * MIB, TIER)
+        await until(lambda: names_of_volumes(state), lambda names: names == {"kept", "more"})
     finally:
         await csi.close()
