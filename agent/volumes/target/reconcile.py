@@ -234,10 +234,13 @@ class Reconciler:
         observed = await self.ready()
         observed.set(desired.volume, await read_one(self._rpc, desired))
 
-    def _most_bytes(self, desired: DesiredReplica) -> int:
+    def _limits(self, desired: DesiredReplica) -> tuple[int, int]:
+        """The largest volume of its kind that its pool could hold, and the size of the pool."""
         pool = self._ledger.pool(desired.pool.removeprefix(POOL_PREFIX))
+        if pool is None:
+            return desired.size_bytes, desired.size_bytes
         kind = Provisioning.THIN if desired.thin else Provisioning.THICK
-        return self._ledger.ceiling(pool, kind) if pool is not None else desired.size_bytes
+        return self._ledger.ceiling(pool, kind), pool.size_bytes
 
     async def _converge(self, desired: DesiredReplica) -> None:
         refused: Action | None = None
@@ -255,7 +258,7 @@ class Reconciler:
             if not any(action in each for each in plan(desired, observed.get(desired.volume))):
                 continue  # it is done already, by an earlier life of this agent
             if attempt == ATTEMPTS - 1 or isinstance(action, CreateLvol | ResizeLvol):
-                raise refusal(desired, action, error, self._most_bytes(desired)) from error
+                raise refusal(desired, action, error, *self._limits(desired)) from error
             if action == refused:
                 await asyncio.sleep(RETRY_DELAY_S * 2**attempt)
             refused = action

@@ -31,15 +31,20 @@ def pool_refusal(pool: str, what: str, error: RpcError) -> ResourceExhausted:
     return ResourceExhausted(f"pool {pool} refused {what}: {error.message}")
 
 
-def refusal(desired: DesiredReplica, action: Action, error: RpcError, most_bytes: int) -> QuarryError:
+def refusal(desired: DesiredReplica, action: Action, error: RpcError, most_bytes: int, pool_bytes: int) -> QuarryError:
     """What the target's lasting refusal of `action` means to the caller, with the remedy where there is one.
 
-    `most_bytes`: the largest volume of that kind that the pool could hold if it were empty.
+    `most_bytes`: the largest volume of that kind that the pool could hold if it were empty; `pool_bytes`: its size.
     """
     match action:
         case CreateLvol() | ResizeLvol() if desired.size_bytes > most_bytes:
             return ResourceExhausted(
                 f"{desired.size_bytes} bytes are more than pool {desired.pool} can ever hold ({most_bytes})"
+            )
+        case CreateLvol() | ResizeLvol() if desired.size_bytes > pool_bytes and is_out_of_pages(error):
+            return ResourceExhausted(
+                f"pool {desired.pool} refused {desired.size_bytes} bytes: the target has no memory to describe a "
+                f"volume so much larger than its pool ({pool_bytes} bytes), or the pool's metadata pages are used up"
             )
         case CreateLvol() | ResizeLvol():
             return pool_refusal(desired.pool, f"{desired.size_bytes} bytes", error)
