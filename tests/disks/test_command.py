@@ -136,3 +136,24 @@ def test_without_an_agent_nothing_is_wished(folder: Path) -> None:
     assert done.returncode == ExitCode.UNAVAILABLE
     assert "no agent runs" in done.stderr
     assert list(folder.iterdir()) == []
+
+
+async def test_a_disk_that_was_emptied_is_claimed_though_nothing_told_the_agent(
+    start_node: Any, make_disk: Callable[..., LoopDisk]
+) -> None:
+    """Without udev's daemon there are no events of changed content. What is still on it is told as it is now."""
+    disk = make_disk()
+    subprocess.run(["mkfs.ext4", "-q", disk.device], check=True)  # noqa: ASYNC221
+    async with start_node() as node:
+        await node.until(disk, lambda disk: any("ext4" in reason for reason in disk.status.reasons))
+        refused = await node.quarry("claim", disk.name, "--yes")
+        assert (refused.returncode, "ext4" in refused.stderr) == (ExitCode.PRECONDITION, True)
+        with disk.file.open("r+b") as file:  # as by wipefs, but for events
+            file.seek(1024 + 0x38)
+            file.write(bytes(2))
+        subprocess.run(["blockdev", "--flushbufs", disk.device], check=True)  # noqa: ASYNC221
+        refused = await node.quarry("claim", disk.name, "--yes")
+        assert (refused.returncode, "blkdiscard" in refused.stderr) == (ExitCode.PRECONDITION, True)
+        subprocess.run(["blkdiscard", "--zeroout", disk.device], check=True)  # noqa: ASYNC221
+        done = await node.quarry("claim", disk.name, "--yes")
+        assert done.returncode == 0, done.stderr

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ from agent.cli.output import configure_logs, log_options, output_option, print_j
 from agent.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 if TYPE_CHECKING:
+    from agent.disks.inventory import Known
     from agent.model import Disk
     from agent.pools.claiming import Claiming
 
@@ -68,7 +70,7 @@ def claim(
         wanted = (Tier(tier) if tier else None, DiskDriver(driver) if driver else None)
         disks = [await _find(claiming, name) for name in names]
         for disk in disks:
-            claiming.require_claimable(disk)
+            claiming.require_claimable(await _as_it_is_now(disk))
         if not yes:
             _ask(disks)
         return await _each(disks, lambda disk: claiming.claim(disk, *wanted))
@@ -124,20 +126,38 @@ def require_agent(state_dir: Path) -> None:
 
 async def _find(claiming: Claiming, wanted: str) -> Disk:
     """The disk that is meant. FailedPrecondition with the reasons when the machine has it and the agent no record."""
-    from agent.disks.candidates import Candidates
-    from agent.disks.inventory import Inventory
-    from agent.disks.machine import Machine
-
     try:
         return await claiming.find(wanted)
     except NotFound:
-        inventory = Inventory(Candidates(Machine(), loop_devices=True))
-        await inventory.scan()
-        for known in inventory.known.values():
+        for known in await _of_this_machine(loop_devices=False):
             if is_meant(wanted, known) and known.reasons:
                 reasons = "; ".join(reason.text for reason in known.reasons)
                 raise FailedPrecondition(f"{known.status.path}: {reasons}") from None
         raise
+
+
+async def _as_it_is_now(disk: Disk) -> Disk:
+    """A disk that was refused, after another look: without udev nothing tells the agent that it was emptied."""
+    if disk.status.eligible:
+        return disk
+    # A loop device has a record only where the agent counts them as disks.
+    for known in await _of_this_machine(loop_devices=True):
+        if known.identity == disk.meta.name:
+            now = known.status
+            return replace(disk, status=replace(disk.status, eligible=now.eligible, reasons=now.reasons))
+    return disk
+
+
+async def _of_this_machine(*, loop_devices: bool) -> Collection[Known]:
+    from agent.disks.candidates import Candidates
+    from agent.disks.eligibility import Policy
+    from agent.disks.inventory import Inventory
+    from agent.disks.machine import Machine
+
+    source = Candidates(Machine(), loop_devices=True)
+    inventory = Inventory(source, policy=Policy(loop_devices=loop_devices))
+    await inventory.scan()
+    return inventory.known.values()
 
 
 async def _each(disks: Sequence[Disk], action: Callable[[Disk], Awaitable[Disk]]) -> list[Disk]:
