@@ -18,7 +18,7 @@ from aiohttp import web
 
 from agent import __version__
 from agent.config.settings import Settings
-from agent.diag.endpoint_file import EndpointFile
+from agent.diag.endpoint_file import EndpointFile, remove_stale
 from agent.diag.metrics import Exposition
 from agent.diag.parts import Parts
 from agent.diag.resources import Resources
@@ -40,6 +40,7 @@ async def serve(settings: Settings, parts: Parts) -> Endpoint | None:
     Raises FailedPrecondition when an address that was given cannot be used; without the default one things work too.
     """
     if not settings.http_address:
+        await asyncio.to_thread(remove_stale, settings.state_dir)
         return None
     endpoint = Endpoint(settings.http_address, settings.state_dir, parts)
     try:

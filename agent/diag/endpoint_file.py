@@ -66,6 +66,14 @@ class EndpointFile:
         return ""
 
 
+def remove_stale(folder: Path) -> None:
+    """Remove the file of an agent that was killed: it sends people to where nobody answers. One that lives has its own."""
+    file = folder / ENDPOINT_FILE
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        if not Path(f"/proc/{int(json.loads(file.read_text())['pid'])}").exists():
+            file.unlink()
+
+
 def _is_spoilt(file: Path) -> bool:
     """Whether it is not there, or says nothing: cut short by a full filesystem, or emptied by hand."""
     try:
