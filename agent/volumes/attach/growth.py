@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 SLACK_BYTES = 16 << 20
 """A filesystem is grown at stage only when this much is missing: sizes never match to the byte."""
 _REMEDY = "what is on it can be copied to a new volume of that size"
+_NOT_TRIED = "it is grown when the volume is staged next (stop its Pod), if it can be"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ async def _behind(device: Path, fs_type: str, mounted_at: Path, usage: Usage) ->
     if usage.total_bytes >= size_bytes - SLACK_BYTES:
         return ""
     has_bytes = await filesystem.mounted_bytes(device, fs_type, mounted_at)
-    return _sizes(has_bytes, size_bytes) if 0 < has_bytes < size_bytes - SLACK_BYTES else ""
+    return _sizes(has_bytes, size_bytes, f"; {_NOT_TRIED}") if 0 < has_bytes < size_bytes - SLACK_BYTES else ""
 
 
 def _sizes(has_bytes: int, size_bytes: int, why: str = "") -> str:

@@ -81,7 +81,7 @@ async def test_one_that_cannot_grow_is_mounted_at_its_size_and_says_so(machine: 
         await node.expand(volume, staging)
     # The next agent finds out by itself.
     problem = (await machine.node().stats(volume, staging)).problem
-    assert f"has {64 * MIB} of its {2 * TIB} bytes" in problem
+    assert f"has {64 * MIB} of its {2 * TIB} bytes; it is grown when the volume is staged next" in problem
 
 
 @pytest.mark.parametrize("fs_type", ["xfs", "btrfs"])
