@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def size(size_bytes: int) -> str:
-    """Bytes for a person, three digits."""
+    """Bytes for a person, three digits (four from 1000 to 1023)."""
     for unit, factor in (("PiB", 1 << 50), ("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size_bytes >= factor:
-            return f"{size_bytes / factor:.3g} {unit}"
+            return f"{size_bytes / factor:{'.0f' if size_bytes >= 999.5 * factor else '.3g'}} {unit}"
     return f"{size_bytes} B"
 
 

@@ -162,7 +162,8 @@ def check_path(field: str, path: Path | str, roots: Sequence[Path]) -> CheckedPa
             _check_links(checked)
             return checked
     allowed = ", ".join(map(str, roots)) or "none are configured"
-    raise InvalidArgument(field, f"{shorten(text)!r} is outside the allowed directories", f"allowed: {allowed}")
+    remedy = f"allowed: {allowed}; others are named by `mount_roots` (--mount-root)"
+    raise InvalidArgument(field, f"{shorten(text)!r} is outside the allowed directories", remedy)
 
 
 def _check_text(field: str, text: str) -> None:

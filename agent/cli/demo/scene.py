@@ -91,4 +91,4 @@ def size(size_bytes: int) -> str:
     """A size for people: 64 MiB, 1.9 GiB."""
     if size_bytes >= GIB:
         return f"{size_bytes / GIB:.3g} GiB"
-    return f"{size_bytes / MIB:.3g} MiB"
+    return f"{size_bytes / MIB:{'.0f' if size_bytes >= 999.5 * MIB else '.3g'}} MiB"
