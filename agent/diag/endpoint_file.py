@@ -67,7 +67,7 @@ class EndpointFile:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove the file of an agent that was killed: it sends people to where nobody answers. One that lives has its own."""
+    """Remove the file of an agent that was killed: nobody answers there. One that lives keeps its own."""
     file = folder / ENDPOINT_FILE
     with suppress(OSError, ValueError, KeyError, TypeError):
         if not Path(f"/proc/{int(json.loads(file.read_text())['pid'])}").exists():

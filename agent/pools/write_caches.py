@@ -155,7 +155,7 @@ _STATUS = {
 
 def _condition(found: WriteCache, *, protected: bool) -> Condition:
     if protected and not found.state.is_safe:
-        text = f"by a rule it is protected against power loss, so {found.text}"
+        text = f"by a rule it is protected against power loss; its write cache is left as it is ({found.text})"
         return Condition(POWER_LOSS, ConditionStatus.TRUE, PROTECTED, text, time.time())
     return Condition(POWER_LOSS, _STATUS[found.state], found.state.value, found.text, time.time())
 

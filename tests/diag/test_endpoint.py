@@ -221,7 +221,8 @@ async def test_where_it_serves_is_written_down_again(machine: Machine) -> None:
 
 async def test_none_is_wanted(machine: Machine) -> None:
     (machine.folder / "agent").mkdir()
-    (machine.folder / "agent" / "http.json").write_text('{"url": "http://127.0.0.1:9", "pid": 99999999}')  # of one that was killed
+    killed = {"url": "http://127.0.0.1:9", "pid": 99999999}
+    (machine.folder / "agent" / "http.json").write_text(json.dumps(killed))
     machine.start_agent(json.dumps({"http_address": ""}))
     csi = Patient(machine.endpoint)
     try:
