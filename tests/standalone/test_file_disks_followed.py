@@ -115,6 +115,33 @@ async def test_a_file_that_is_removed_replaced_or_cut_while_it_is_served(setting
         assert await csi.create_volume("hdd-2", 16 * MIB, {"tier": "hdd"})
 
 
+async def test_a_removed_file_whose_disk_is_forgotten_takes_no_volumes_that_go_with_it(
+    settings: Make, folder: Path
+) -> None:
+    """The target may go on with the file that was removed: what a volume made now wrote would go with it."""
+    chosen = settings(f"{folder}/d.img:256MiB:ssd")
+    file = folder / "d.img"
+    async with Standalone(chosen) as node, CsiClient(chosen.csi_endpoint) as csi:
+        await node.wait_ready(20)
+        await csi.create_volume("v", 16 * MIB, {"tier": "ssd"})
+        disk = await until(chosen, file, ready)
+        file.unlink()
+        await until(chosen, file, lambda disk: attention(disk, Why.REMOVED) is not None)
+        store = await open_local(chosen.state_dir / "quarry.db")
+        await store.delete(Disk, disk.meta.name)
+        await store.close()
+        await until(chosen, file, lambda disk: disk.status.phase is not DiskPhase.AVAILABLE)
+        try:
+            made = await csi.create_volume("next", 16 * MIB, {"tier": "ssd"})
+        except CallFailed:
+            made = ""
+    async with Standalone(chosen) as node, CsiClient(chosen.csi_endpoint) as csi:
+        await node.wait_ready(20)
+        if made:
+            assert await abnormal(csi, made) == "", "it lies on the file that is there now"
+        await until(chosen, file, ready)
+
+
 async def test_a_file_that_grows_is_followed(settings: Make, folder: Path) -> None:
     chosen = settings(f"{folder}/d.img:256MiB:ssd")
     async with Standalone(chosen) as node:

@@ -335,7 +335,7 @@ class Reconciler:
         seen = self._observed.get(volume.meta.name) if self._observed else None
         here = seen.lvol if seen else None
         if seen is not None and is_lost(desired, seen):
-            what = f"its data (lvol {desired.lvol_uuid}) are not in pool {desired.pool}"
+            what = f"its data are lost: lvol {desired.lvol_uuid} is not in pool {desired.pool}"
             return replace(volume.status, phase=VolumePhase.FAILED, message=what, observed=observed, failure=None)
         if here is None:
             return replace(volume.status, observed=observed, failure=None)

@@ -231,5 +231,5 @@ def _judged(snapshot: Snapshot, seen: SnapshotSeen | None) -> SnapshotStatus:
     recorded = snapshot.status.lvols[0][1] if snapshot.status.lvols else ""
     if seen is not None and seen.uuid == recorded:
         return replace(snapshot.status, phase=SnapshotPhase.READY, message="")
-    what = f"its data (lvol {recorded}) are not in pool {POOL_PREFIX}{snapshot.spec.disk}"
+    what = f"its data are lost: lvol {recorded} is not in pool {POOL_PREFIX}{snapshot.spec.disk}"
     return replace(snapshot.status, phase=SnapshotPhase.FAILED, message=what)
