@@ -72,7 +72,7 @@ def _grown(before: Held, after: Held) -> list[str]:
     for what, slack in (("descriptors", 0), ("children", 0), ("threads", 32)):
         if getattr(after, what) > getattr(before, what) + slack:
             faults.append(f"{what}: {getattr(before, what)} before, {getattr(after, what)} after")
-    # Those that take notes of deletions back linger for a second after the last one (pool.deletions_linger_s).
+    # Those that take notes of deletions back linger after the last one (pool.deletions_linger_s).
     lasting = [name for name in after.tasks if not name.startswith("zeroing-")]
     if len(lasting) > len(before.tasks):
         faults.append(f"tasks: {before.tasks} before, {after.tasks} after")

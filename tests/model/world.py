@@ -159,7 +159,7 @@ class Pool:
         free = self.free([*surely, *perhaps])
         least, most = self.size - self.promised([*surely, *perhaps]), self.size - self.promised(surely)
         if thick:
-            return min(least, free - self.reserve) - CLUSTER, min(most, self.size - self.reserve)
+            return min(least, free) - self.reserve - CLUSTER, min(most, self.size) - self.reserve
         return least * self.ratio - CLUSTER if free >= self.reserve else 0, most * self.ratio
 
 
