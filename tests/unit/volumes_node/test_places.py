@@ -129,7 +129,7 @@ async def test_flags_have_their_meaning(
     assert found is not None
     assert found.options == set(of_mount.split(",")) - {"sync"}
     assert found.super_options >= set(of_filesystem.split(","))
-    assert found.super_options <= set(of_filesystem.split(",")) | {"seclabel", "relatime"}
+    assert found.super_options <= set(of_filesystem.split(",")) | {"seclabel", "relatime", "errors=remount-ro"}
 
 
 @pytest.mark.parametrize("flag", ["user", "shared", "no-such-flag", "commit=soon"])
